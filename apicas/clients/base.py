@@ -1,0 +1,432 @@
+"""What every client does the same way, written once above the adapters.
+
+An adapter implements the port's reading side and `_write`, which takes encoded documents in one request and either
+answers for each, or raises BulkRefusedError when the store refused the request as a whole. Here the request is then
+cut in half until the document that spoils it stands alone; it is rejected, the others go through.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from typing_extensions import TypedDict, Unpack
+
+from apicas._documents import MAX_DOCUMENT_BYTES, Document, check_attachment_name, check_id, encode_document
+from apicas.clients.port import (
+    AttachmentInfo,
+    Reject,
+    SaveResult,
+    SaveStatus,
+    SetupReport,
+    StoredChange,
+    UploadProgress,
+    UploadReport,
+    ViewQuery,
+    ViewRow,
+)
+from apicas.exceptions import (
+    EditConflictError,
+    InvalidTokenError,
+    PoolError,
+    TokenNotFoundError,
+    ViewNotFoundError,
+)
+from apicas.tokens import Token, new_token
+from apicas.views import View
+
+Tokens: TypeAlias = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
+
+MAX_BULK_DOCUMENTS: Final = 1000
+"""Where the throughput of CouchDB's bulk writes levels off."""
+MAX_BULK_BYTES: Final = 4_000_000
+"""Keeps a request to a slow server within its timeout, and the memory of both sides flat."""
+MAX_REJECTS_KEPT: Final = 100
+EDIT_ATTEMPTS: Final = 20
+
+
+class BulkRefusedError(PoolError):
+    """The store refused a request as a whole, for something in it; raised by adapters, never seen by users."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDocument:
+    """A document that was checked, with its JSON."""
+
+    document: Mapping[str, Any]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The `_id`."""
+        return str(self.document["_id"])
+
+    @property
+    def rev(self) -> str | None:
+        """The revision that it replaces; None for a new document."""
+        return self.document.get("_rev")
+
+
+class ViewOptions(TypedDict, total=False):
+    """The fields of ViewQuery, as keywords."""
+
+    limit: int | None
+    start_key: Any
+    end_key: Any
+    descending: bool
+    include_docs: bool
+    reduce: bool | None
+    group: bool
+    group_level: int | None
+    fresh: bool
+
+
+class PoolClient(ABC):
+    """A client: an adapter of one store, with all that users do to a pool.
+
+    Args:
+        max_document_bytes: the largest token, in bytes of JSON, attachments not counted.
+    """
+
+    default_lease: float = 900.0
+    replicated: bool = False
+
+    def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
+        self.max_document_bytes = max_document_bytes
+
+    # What an adapter does. ----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The pool's URL without secrets, for people."""
+
+    @abstractmethod
+    def time(self) -> float:
+        """Unix seconds by the store's clock, which stamps locks."""
+
+    @abstractmethod
+    def fork(self) -> PoolClient:
+        """A second client of the same pool, not yet open, for another event loop or thread."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Disconnect. May be called twice."""
+
+    @abstractmethod
+    async def setup(self, *, replace_views: bool = False) -> SetupReport:
+        """Create the database and the Monitor views where they are missing. Safe to repeat."""
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[Document | None]:
+        """Read documents, in the order asked for; None for one that does not exist."""
+
+    @abstractmethod
+    async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
+        """Read rows of a view."""
+
+    @abstractmethod
+    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+        """Read documents of a view in no particular order, for a claim."""
+
+    @abstractmethod
+    async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
+        """The number of tokens per view."""
+
+    @abstractmethod
+    async def total(self) -> int:
+        """How many documents of type token the pool has."""
+
+    @abstractmethod
+    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete documents by `_id`, each if the store still has its `_rev`."""
+
+    @abstractmethod
+    async def add_view(self, view: View) -> None:
+        """Install a view; one of the same name is replaced."""
+
+    @abstractmethod
+    async def attachments(self, document_id: str) -> list[AttachmentInfo]:
+        """The attachments of a document, by name."""
+
+    @abstractmethod
+    def stream_attachment(self, document_id: str, name: str) -> AsyncIterator[bytes]:
+        """Read an attachment in chunks."""
+
+    @abstractmethod
+    def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
+        """Follow what is written to the pool, until closed."""
+
+    @abstractmethod
+    async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
+        """Write one bulk, and answer for each document.
+
+        Raises:
+            BulkRefusedError: the store refused the bulk as a whole, and nothing of it was written, or a 5xx repeats.
+        """
+
+    @abstractmethod
+    async def _put_attachment(
+        self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str
+    ) -> SaveResult:
+        """Attach a file under a name that has been checked."""
+
+    # What all clients share. --------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}>"
+
+    async def view(self, name: str, **options: Unpack[ViewOptions]) -> list[ViewRow]:
+        """Read rows of a view: `await client.view("error", limit=10, include_docs=True)`.
+
+        Args:
+            name: `todo` for `Monitor/todo`, or `Design/view`.
+            options: the fields of ViewQuery.
+
+        Raises:
+            ViewNotFoundError: the pool has no such view.
+        """
+        return await self.query(name, ViewQuery(**options))
+
+    async def is_view_nonempty(self, name: str) -> bool:
+        """Whether a view has a token: whether to start a pilot. A view that does not exist is empty."""
+        try:
+            return bool(await self.query(name, ViewQuery(limit=1, reduce=False)))
+        except ViewNotFoundError:
+            return False
+
+    async def fetch(self, document_id: str) -> Token:
+        """Read one token.
+
+        Raises:
+            TokenNotFoundError: there is none.
+        """
+        (document,) = await self.get([document_id])
+        if document is None:
+            raise TokenNotFoundError(f"no token {document_id!r} in {self.address}")
+        return Token(document)
+
+    async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Write documents, each if the store still has its `_rev`; see the port."""
+        results: list[SaveResult | None] = [None] * len(documents)
+        accepted: list[tuple[int, EncodedDocument]] = []
+        for index, document in enumerate(documents):
+            encoded = self._encode(document)
+            if isinstance(encoded, SaveResult):
+                results[index] = encoded
+            else:
+                accepted.append((index, encoded))
+        for bulk in _bulks(accepted):
+            written = await self._write_or_bisect([encoded for _, encoded in bulk])
+            for (index, _), result in zip(bulk, written, strict=True):
+                results[index] = result
+        return [result for result in results if result is not None]
+
+    def _encode(self, document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
+        plain = document.document if isinstance(document, Token) else document
+        try:
+            return EncodedDocument(plain, encode_document(plain, max_bytes=self.max_document_bytes))
+        except InvalidTokenError as error:
+            return SaveResult(SaveStatus.REJECTED, reason=str(error))
+
+    async def _write_or_bisect(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
+        try:
+            return await self._write(batch)
+        except BulkRefusedError as error:
+            if len(batch) == 1:
+                return [SaveResult(SaveStatus.REJECTED, reason=str(error))]
+        half = len(batch) // 2
+        return await self._write_or_bisect(batch[:half]) + await self._write_or_bisect(batch[half:])
+
+    async def upload(self, tokens: Tokens, *, on_progress: UploadProgress | None = None) -> UploadReport:
+        """Put new tokens into the pool, from any stream of mappings; memory stays constant.
+
+        A token gets an `_id` where it has none, and every field that PiCaS tools expect. One that cannot be stored, or
+        whose id is taken, is reported and left out.
+
+        Args:
+            tokens: the contents; `{"input": ...}` is enough.
+            on_progress: called after each bulk with the report so far.
+        """
+        report = UploadReport()
+        pending: list[tuple[int, EncodedDocument]] = []
+        size = position = 0
+        async for content in _stream(tokens):
+            encoded = self._new(content)
+            if isinstance(encoded, SaveResult):
+                _reject(report, position, content.get("_id") if isinstance(content, Mapping) else None, encoded)
+            else:
+                pending.append((position, encoded))
+                size += len(encoded.body)
+            position += 1
+            if len(pending) >= MAX_BULK_DOCUMENTS or size >= MAX_BULK_BYTES:
+                await self._upload_bulk(pending, report, on_progress)
+                pending, size = [], 0
+        await self._upload_bulk(pending, report, on_progress)
+        return report
+
+    def _new(self, content: Any) -> EncodedDocument | SaveResult:
+        if not isinstance(content, Mapping):
+            return SaveResult(SaveStatus.REJECTED, reason=f"a token is a mapping, not {type(content).__name__}")
+        return self._encode(new_token(content, f"token_{uuid.uuid4().hex}"))
+
+    async def _upload_bulk(
+        self,
+        bulk: Sequence[tuple[int, EncodedDocument]],
+        report: UploadReport,
+        on_progress: UploadProgress | None,
+    ) -> None:
+        if bulk:
+            results = await self._write_or_bisect([encoded for _, encoded in bulk])
+            for (position, encoded), first in zip(bulk, results, strict=True):
+                result = await self._resolve_new(encoded) if first.status is SaveStatus.UNKNOWN else first
+                if result.written:
+                    report.uploaded += 1
+                else:
+                    _reject(report, position, encoded.id, result)
+        if on_progress is not None:
+            on_progress(report)
+
+    async def _resolve_new(self, encoded: EncodedDocument) -> SaveResult:
+        """Find out about a new document whose write had no clear answer: write it again, and look on a conflict."""
+        result = SaveResult(SaveStatus.UNKNOWN)
+        for _ in range(EDIT_ATTEMPTS):
+            (result,) = await self._write_or_bisect([encoded])
+            if result.status is SaveStatus.CONFLICT:
+                (stored,) = await self.get([encoded.id])
+                if stored is not None and _same_content(stored, encoded.document):
+                    return SaveResult(SaveStatus.WRITTEN, stored["_rev"])
+            if result.status is not SaveStatus.UNKNOWN:
+                return result
+        return result
+
+    async def edit(self, document_id: str, change: Callable[[Token], None]) -> Token:
+        """Read a token, change it, and write it if nobody else did meanwhile; else again.
+
+        Args:
+            document_id: the token.
+            change: changes the token in place; called once per attempt, so without other effects.
+
+        Raises:
+            TokenNotFoundError: there is no such token.
+            EditConflictError: it kept changing.
+            InvalidTokenError: what came out cannot be stored.
+        """
+        for _ in range(EDIT_ATTEMPTS):
+            token = await self.fetch(document_id)
+            change(token)
+            (result,) = await self.save([token.document])
+            if result.status is SaveStatus.WRITTEN:
+                token["_rev"] = result.rev
+                return token
+            if result.status is SaveStatus.REJECTED:
+                raise InvalidTokenError(f"token {document_id!r}: {result.reason}")
+            if result.status is SaveStatus.UNKNOWN:
+                stored = await self.fetch(document_id)
+                if _same_content(stored, token):
+                    return stored
+        raise EditConflictError(f"token {document_id!r} changed {EDIT_ATTEMPTS} times while it was being edited")
+
+    async def delete_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
+        """Delete every token of a view, and answer how many that were.
+
+        Args:
+            name: the view.
+            on_progress: called with the number so far.
+        """
+        deleted = 0
+        query = ViewQuery(limit=MAX_BULK_DOCUMENTS, include_docs=True, reduce=False)
+        while documents := [row.document for row in await self.query(name, query) if row.document is not None]:
+            results = await self.delete(documents)
+            won = sum(result.written for result in results)
+            deleted += won
+            if on_progress is not None:
+                on_progress(deleted)
+            if not won:
+                break
+        return deleted
+
+    async def put_attachment(
+        self,
+        document_id: str,
+        rev: str,
+        name: str,
+        data: bytes | AsyncIterator[bytes],
+        content_type: str = "application/octet-stream",
+    ) -> SaveResult:
+        """Attach a file to a document, if the store still has its revision `rev`; see the port."""
+        try:
+            check_id(document_id)
+            check_attachment_name(name)
+        except InvalidTokenError as error:
+            return SaveResult(SaveStatus.REJECTED, reason=str(error))
+        chunks = _one_chunk(data) if isinstance(data, (bytes, bytearray)) else data
+        return await self._put_attachment(document_id, rev, name, chunks, content_type)
+
+    async def get_attachment(self, document_id: str, name: str) -> bytes:
+        """Read an attachment whole.
+
+        Raises:
+            TokenNotFoundError: there is no such document, or no such attachment.
+        """
+        return b"".join([chunk async for chunk in self.stream_attachment(document_id, name)])
+
+
+def _bulks(encoded: Sequence[tuple[int, EncodedDocument]]) -> list[Sequence[tuple[int, EncodedDocument]]]:
+    """Cut a sequence into requests that are bounded in documents and in bytes."""
+    bulks: list[Sequence[tuple[int, EncodedDocument]]] = []
+    start = size = 0
+    for index, (_, document) in enumerate(encoded):
+        if index > start and (index - start >= MAX_BULK_DOCUMENTS or size + len(document.body) > MAX_BULK_BYTES):
+            bulks.append(encoded[start:index])
+            start, size = index, 0
+        size += len(document.body)
+    if start < len(encoded):
+        bulks.append(encoded[start:])
+    return bulks
+
+
+def _reject(report: UploadReport, position: int, identifier: Any, result: SaveResult) -> None:
+    report.rejected += 1
+    if len(report.rejects) < MAX_REJECTS_KEPT:
+        reason = "this id is in the pool already" if result.status is SaveStatus.CONFLICT else result.reason
+        shown = identifier if isinstance(identifier, str) else None
+        report.rejects.append(Reject(position, shown, reason or result.status.value))
+
+
+def _same_content(stored: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Whether a document as it was read is what was written, but for its revision and the form of its attachments."""
+    ignored = {"_rev", "_attachments"}
+    return {k: v for k, v in stored.items() if k not in ignored} == {
+        k: v for k, v in written.items() if k not in ignored
+    }
+
+
+async def _stream(tokens: Tokens) -> AsyncIterator[Mapping[str, Any]]:
+    if isinstance(tokens, AsyncIterable):
+        async for token in tokens:
+            yield token
+    else:
+        for token in tokens:
+            yield token
+
+
+async def _one_chunk(data: bytes | bytearray) -> AsyncIterator[bytes]:
+    yield bytes(data)

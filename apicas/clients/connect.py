@@ -1,0 +1,74 @@
+"""From a pool's address to its client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from apicas.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from apicas.clients.base import PoolClient
+
+
+def connect(pool: str, **options: Any) -> PoolClient:
+    """Make the client of a pool. It connects when it is entered: `async with apicas.connect(...) as client:`.
+
+    Args:
+        pool: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory:`, or `http(s)://user:password@host:port/database`.
+        options: what the client's class takes, such as `ca_file=` for CouchDB.
+
+    Raises:
+        ConfigError: the address is none of these.
+    """
+    parts = urlsplit(pool)
+    # Imported where needed: a pilot on a SQLite file pays for no HTTP library.
+    if pool in {"memory:", "memory://"}:
+        from apicas.clients.memory import MemoryClient  # noqa: PLC0415
+
+        return MemoryClient(**options)
+    if parts.scheme == "sqlite":
+        return _sqlite(pool, options)
+    if parts.scheme in {"http", "https"}:
+        return _couch(pool, options)
+    raise ConfigError(
+        f"{_shown(pool)!r} is no pool: write sqlite:///file.db, http(s)://user@host:5984/database or memory:"
+    )
+
+
+def _sqlite(pool: str, options: dict[str, Any]) -> PoolClient:
+    from apicas.clients.sqlite import SQLiteClient  # noqa: PLC0415
+
+    path = pool.removeprefix("sqlite://")
+    if not path.startswith("/") or path == "/":
+        raise ConfigError(f"{pool!r} names no file: write sqlite:///file.db, or sqlite:////directory/file.db")
+    return SQLiteClient(unquote(path[1:]), **options)
+
+
+def _couch(pool: str, options: dict[str, Any]) -> PoolClient:
+    from apicas.clients.couch import CouchClient  # noqa: PLC0415
+
+    parts = urlsplit(pool)
+    server, _, database = parts.path.strip("/").rpartition("/")
+    if not database or parts.hostname is None:
+        raise ConfigError(f"{_shown(pool)!r} names no database: write http(s)://user@host:5984/database")
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        raise ConfigError(f"{_shown(pool)!r}: the port is no number") from None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if parts.username is not None:
+        options.setdefault("username", unquote(parts.username))
+    if parts.password is not None:
+        options.setdefault("password", unquote(parts.password))
+    path = f"/{server}" if server else ""
+    return CouchClient(f"{parts.scheme}://{host}{port}{path}", db=unquote(database), **options)
+
+
+def _shown(pool: str) -> str:
+    """An address as people may see it: without a password."""
+    head, at, tail = pool.rpartition("@")
+    if not at:
+        return pool
+    scheme, _, credentials = head.rpartition("//")
+    return f"{scheme}//{credentials.split(':', 1)[0]}@{tail}"

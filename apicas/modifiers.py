@@ -1,0 +1,476 @@
+"""Every change of a token's state, in one place.
+
+Rules:
+- A modifier looks at nothing but its arguments: no clock, no host name, no store. Times and names come in as a `Claim`
+  or as `now`; an iterator binds its own to the modifier, so that a user's `modifier.close(token)` needs no more.
+- The mapping that is passed in is changed and returned, because PiCaS actors rely on both. The runtime passes copies.
+- A change that the token's state does not allow raises TransitionError, which names both states.
+- A field of an odd type is written back as it should be; it never ends the pilot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+from apicas._javascript import equals_number, parse_int
+from apicas.tokens import ERROR_MARK, MAX_HISTORY, Change, annex, count, generation_of, next_state, state_of
+
+M = TypeVar("M", bound=MutableMapping[str, Any])
+
+JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
+# What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
+CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that claims: what its claims say of it, so that others can find out whether it still lives."""
+
+    pilot: str
+    """Random per start of a pilot: never a host name or a process id alone, which are used again."""
+    hostname: str
+    boot: str = ""
+    """The id of the node's boot; empty where the system has none."""
+    pid: int = 0
+    started: float = 0.0
+    """When the process started, in the clock ticks of the node's boot."""
+    job_ids: Mapping[str, str] = field(default_factory=dict)
+    """The batch job's id, by token field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claim of one token, as its lock is written."""
+
+    claim_id: str
+    owner: Owner
+    now: float
+    """Store time, in unix seconds."""
+    lease: float
+    """Seconds for which the lock holds without a heartbeat."""
+
+
+def batch_job_ids(environ: Mapping[str, str]) -> dict[str, str]:
+    """The id of the batch job that this process runs in, by the token field that it goes to.
+
+    Job systems come in layers: a gLite job runs in a CREAM job that runs in PBS. The outermost is told, as in PiCaS.
+
+    Args:
+        environ: the environment of the process.
+    """
+    if "DIRACJOBID" in environ:
+        return {"dirac_job_id": environ["DIRACJOBID"]}
+    if "GLITE_WMS_JOBID" in environ:
+        wms = environ["GLITE_WMS_JOBID"]
+        return {"wms_job_id": wms} if wms.startswith("http") else {}
+    for variable, name in (("CREAM_JOBID", "cream_job_id"), ("PBS_JOBID", "pbs_job_id")):
+        if variable in environ:
+            return {name: environ[variable]}
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        return {"slurm_job_id": f"{environ['SLURM_ARRAY_JOB_ID']}_{environ.get('SLURM_ARRAY_TASK_ID', '0')}"}
+    return {"slurm_job_id": environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in environ else {}
+
+
+class TokenModifier(Protocol):
+    """What iterators and the runtime ask of a modifier."""
+
+    def bind(self, owner: Owner, now: Callable[[], float]) -> None:
+        """Use this owner's host name, and this clock, where a call names none."""
+        ...
+
+    def lock(self, token: M, claim: Claim) -> M:
+        """Claim the token: todo -> locked."""
+        ...
+
+    def refresh(self, token: M, now: float) -> M:
+        """Show that the owner lives: a new lock time."""
+        ...
+
+    def close(self, token: M, now: float | None = None) -> M:
+        """End the token: exit code 0 where none was set."""
+        ...
+
+    def scrub(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo and count it."""
+        ...
+
+    def set_error(
+        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
+    ) -> M:
+        """End the token in error."""
+        ...
+
+    def release(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo uncounted."""
+        ...
+
+    def reclaim(self, token: M, now: float) -> M:
+        """Take the token from an owner that is gone."""
+        ...
+
+    def reset(self, token: M, now: float | None = None) -> M:
+        """Put the token back to todo as if new."""
+        ...
+
+
+class BasicTokenModifier:
+    """The changes of a token that is a document of its own.
+
+    All methods change the mapping that they are given and return it. Times are unix seconds. `now` may be left out
+    once the modifier belongs to an iterator.
+
+    Args:
+        timeout: unused; PiCaS passes one. The lease is the iterator's `lock_timeout`.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self.timeout = timeout
+        self._hostname = ""
+        self._now: Callable[[], float] | None = None
+
+    def bind(self, owner: Owner, now: Callable[[], float]) -> None:
+        """Use this owner's host name, and this clock (unix seconds), where a call names none."""
+        self._hostname = owner.hostname
+        self._now = now
+
+    def lock(self, token: M, claim: Claim) -> M:
+        """Claim the token: todo -> locked, with a claim id of its own and the next generation.
+
+        Raises:
+            TransitionError: the token is not in todo.
+        """
+        self._allow(Change.LOCK, token)
+        now = int(claim.now)
+        self._heal(token)
+        for name in JOB_ID_FIELDS:
+            token.pop(name, None)
+        token.update(claim.owner.job_ids)
+        # What the attempt before left: an exit code would otherwise decide how this one ends.
+        token.update(lock=now, done=0, hostname=claim.owner.hostname, exit_code="")
+        owner = claim.owner
+        self._annex(
+            token,
+            claim=claim.claim_id,
+            pilot=owner.pilot,
+            boot=owner.boot,
+            pid=owner.pid,
+            started=owner.started,
+            lease=claim.lease,
+            lock=now,
+            claimed=now,
+            generation=generation_of(token) + 1,
+            not_before=None,
+        )
+        return token
+
+    def refresh(self, token: M, now: float) -> M:
+        """Set the lock to now: the heartbeat.
+
+        Raises:
+            TransitionError: the token is not locked.
+        """
+        self._allow(Change.REFRESH, token)
+        token["lock"] = int(now)
+        self._annex(token, lock=int(now))
+        return token
+
+    def unlock(self, token: M) -> M:
+        """Take the lock off, as PiCaS does: nothing is counted, and the claim ends.
+
+        Raises:
+            TransitionError: the token has ended.
+        """
+        self._allow(Change.UNLOCK, token)
+        self._back_to_todo(token)
+        return token
+
+    def close(self, token: M, now: float | None = None) -> M:
+        """End the token. It is done where its exit code is 0, which it becomes where none was set, else in error.
+
+        Raises:
+            TransitionError: the token is not locked.
+        """
+        self._allow(Change.CLOSE, token)
+        if equals_number(token.get("done"), 0):
+            token["done"] = int(self._time(now))
+        if token.get("exit_code", "") in {"", None}:
+            token["exit_code"] = 0
+        # While it was worked the lock moved with the heartbeat; at the end `done - lock` is the duration again.
+        claimed = annex(token).get("claimed")
+        if isinstance(claimed, int) and token.get("lock") == annex(token).get("lock"):
+            token["lock"] = claimed
+        self._end_claim(token)
+        return token
+
+    def unclose(self, token: M) -> M:
+        """Take the end off: the token is locked again.
+
+        Raises:
+            TransitionError: the token is in todo.
+        """
+        self._allow(Change.UNCLOSE, token)
+        token["done"] = 0
+        self._remove_job_ids(token)
+        return token
+
+    def add_output(self, token: M, output: Mapping[str, Any]) -> M:
+        """Put fields into the token."""
+        self._allow(Change.ADD_OUTPUT, token)
+        token.update(output)
+        return token
+
+    def scrub(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo because its work failed, and count it in `scrub_count`.
+
+        Args:
+            token: the token.
+            now: when, for the history.
+            not_before: unix seconds before which no pilot claims it.
+
+        Raises:
+            TransitionError: the token is in todo.
+        """
+        self._allow(Change.SCRUB, token)
+        token["scrub_count"] = count(token.get("scrub_count")) + 1
+        self._back_to_todo(token, not_before=not_before or None)
+        self._remember(token, "scrubbed", now)
+        return token
+
+    def set_error(
+        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
+    ) -> M:
+        """End the token in error, with the reason in its `error` list.
+
+        PiCaS marks such a token with 99 in lock and done, and its tools look for that. A zero exit code becomes 1, or
+        the token would show as done.
+
+        Raises:
+            TransitionError: the token is in no Monitor view.
+        """
+        self._allow(Change.SET_ERROR, token)
+        if message is not None or exception is not None:
+            self.add_error(token, message, exception, now)
+        if parse_int(token.get("exit_code", "")) == 0 or token.get("exit_code", "") == "":
+            token["exit_code"] = 1
+        token.update(lock=ERROR_MARK, done=ERROR_MARK)
+        self._end_claim(token)
+        return token
+
+    def add_error(
+        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
+    ) -> M:
+        """Put a reason into the token's `error` list without ending it."""
+        entry: dict[str, Any] = {"time": int(self._time(now))}
+        if message is not None:
+            entry["message"] = message
+        if exception is not None:
+            entry["exception"] = exception
+        errors = token.get("error")
+        token["error"] = [*(errors if isinstance(errors, list) else []), entry]
+        return token
+
+    def release(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo unfinished, without charging it: shutdown, hand-back.
+
+        Raises:
+            TransitionError: the token is not locked.
+        """
+        self._allow(Change.RELEASE, token)
+        self._back_to_todo(token, not_before=not_before or None)
+        self._annex(token, releases=count(annex(token).get("releases")) + 1)
+        self._remember(token, "released", now)
+        return token
+
+    def reclaim(self, token: M, now: float) -> M:
+        """Take the token from a silent owner: back to todo, with one more crash behind it.
+
+        Raises:
+            TransitionError: the token is not locked.
+        """
+        self._allow(Change.RECLAIM, token)
+        self._remember(token, "reclaimed", now)
+        crashes = count(annex(token).get("crashes")) + 1
+        self._back_to_todo(token)
+        # Not settled by its owner: an owner that looks for its own lost write must not take this one for it.
+        self._annex(token, crashes=crashes, generation=generation_of(token) + 1, settled=None)
+        return token
+
+    def reset(self, token: M, now: float | None = None) -> M:
+        """Put the token back to todo as if it were new: counters at zero, logs and errors kept.
+
+        A reset is a person's decision to start again, so what failed before is not held against the token.
+
+        Raises:
+            TransitionError: the token is in no Monitor view.
+        """
+        self._allow(Change.RESET, token)
+        self._back_to_todo(token)
+        token.update(scrub_count=0, hostname="")
+        self._annex(
+            token,
+            crashes=None,
+            releases=None,
+            not_before=None,
+            settled=None,
+            generation=generation_of(token) + 1,
+        )
+        self._remember(token, "reset", now)
+        return token
+
+    def _allow(self, change: Change, token: MutableMapping[str, Any]) -> None:
+        next_state(change, state_of(token))
+
+    def _time(self, now: float | None) -> float:
+        if now is not None:
+            return now
+        if self._now is None:
+            raise TypeError("this modifier belongs to no iterator yet, and has no clock: pass now=<unix seconds>")
+        return self._now()
+
+    def _back_to_todo(self, token: MutableMapping[str, Any], not_before: float | None = None) -> None:
+        token.update(lock=0, done=0, exit_code="")
+        if self._hostname:
+            token["hostname"] = self._hostname
+        self._remove_job_ids(token)
+        self._heal(token)
+        self._end_claim(token, not_before=not_before)
+
+    @staticmethod
+    def _remove_job_ids(token: MutableMapping[str, Any]) -> None:
+        for name in JOB_ID_FIELDS:
+            token.pop(name, None)
+
+    @staticmethod
+    def _heal(token: MutableMapping[str, Any]) -> None:
+        """Write fields of an odd type back as they should be. PiCaS fails on a token without scrub_count."""
+        token["scrub_count"] = count(token.get("scrub_count"))
+        if not isinstance(token.get("error"), list):
+            token["error"] = []
+
+    def _end_claim(self, token: MutableMapping[str, Any], **also: Any) -> None:
+        claim = annex(token).get("claim")
+        if claim is None and not any(also.values()):
+            return
+        # The id of the claim that wrote the outcome stays, so that a write whose answer got lost can be recognised.
+        self._annex(token, **dict.fromkeys(CLAIM_FIELDS), settled=claim, **also)
+
+    @staticmethod
+    def _annex(token: MutableMapping[str, Any], **changes: Any) -> None:
+        """Change the sub-object: a copy of it, so that no other holder of the old one sees half a change."""
+        entries = dict(annex(token))
+        for name, value in changes.items():
+            if value is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = value
+        token["apicas"] = entries
+
+    def _remember(self, token: MutableMapping[str, Any], event: str, now: float | None) -> None:
+        entry = {"event": event, "time": int(self._time(now)), "hostname": token.get("hostname", "")}
+        history = annex(token).get("history")
+        entries = [*(history if isinstance(history, list) else []), entry]
+        self._annex(token, history=entries[-MAX_HISTORY:])
+
+
+class NestedTokenModifier:
+    """The same changes for tokens that are nested inside one document, each addressed by its key path.
+
+    Every method takes the path and the document before the arguments of BasicTokenModifier, changes the document and
+    returns it.
+
+    Args:
+        timeout: unused; PiCaS passes one.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self.timeout = timeout
+        self.modifier = BasicTokenModifier()
+
+    def bind(self, owner: Owner, now: Callable[[], float]) -> None:
+        """Use this owner's host name, and this clock (unix seconds), where a call names none."""
+        self.modifier.bind(owner, now)
+
+    @staticmethod
+    def get_token(path: str | Sequence[str | int], record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """The nested token.
+
+        Raises:
+            KeyError: there is nothing at that path, or no mapping.
+        """
+        found: Any = record
+        for key in (path,) if isinstance(path, str) else path:
+            try:
+                found = found[key]
+            except (IndexError, TypeError):
+                raise KeyError(key) from None
+        if not isinstance(found, MutableMapping):
+            raise KeyError(f"no token at {path!r}")
+        return found
+
+    def lock(self, path: str | Sequence[str | int], record: M, claim: Claim) -> M:
+        """See BasicTokenModifier.lock."""
+        self.modifier.lock(self.get_token(path, record), claim)
+        return record
+
+    def refresh(self, path: str | Sequence[str | int], record: M, now: float) -> M:
+        """See BasicTokenModifier.refresh."""
+        self.modifier.refresh(self.get_token(path, record), now)
+        return record
+
+    def unlock(self, path: str | Sequence[str | int], record: M) -> M:
+        """See BasicTokenModifier.unlock."""
+        self.modifier.unlock(self.get_token(path, record))
+        return record
+
+    def close(self, path: str | Sequence[str | int], record: M, now: float | None = None) -> M:
+        """See BasicTokenModifier.close."""
+        self.modifier.close(self.get_token(path, record), now)
+        return record
+
+    def unclose(self, path: str | Sequence[str | int], record: M) -> M:
+        """See BasicTokenModifier.unclose."""
+        self.modifier.unclose(self.get_token(path, record))
+        return record
+
+    def add_output(self, path: str | Sequence[str | int], record: M, output: Mapping[str, Any]) -> M:
+        """See BasicTokenModifier.add_output."""
+        self.modifier.add_output(self.get_token(path, record), output)
+        return record
+
+    def scrub(
+        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
+    ) -> M:
+        """See BasicTokenModifier.scrub."""
+        self.modifier.scrub(self.get_token(path, record), now, not_before=not_before)
+        return record
+
+    def set_error(
+        self,
+        path: str | Sequence[str | int],
+        record: M,
+        message: str | None = None,
+        exception: str | None = None,
+        now: float | None = None,
+    ) -> M:
+        """See BasicTokenModifier.set_error."""
+        self.modifier.set_error(self.get_token(path, record), message, exception, now)
+        return record
+
+    def release(
+        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
+    ) -> M:
+        """See BasicTokenModifier.release."""
+        self.modifier.release(self.get_token(path, record), now, not_before=not_before)
+        return record
+
+    def reclaim(self, path: str | Sequence[str | int], record: M, now: float) -> M:
+        """See BasicTokenModifier.reclaim."""
+        self.modifier.reclaim(self.get_token(path, record), now)
+        return record
+
+    def reset(self, path: str | Sequence[str | int], record: M, now: float | None = None) -> M:
+        """See BasicTokenModifier.reset."""
+        self.modifier.reset(self.get_token(path, record), now)
+        return record

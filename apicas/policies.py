@@ -1,0 +1,297 @@
+"""Decisions: plain functions of values, the time and a random generator. Nothing here acts.
+
+Every default number is explained in docs/defaults.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from random import Random
+from typing import Any, Final, TypeVar
+
+from apicas.exceptions import ConfigError
+from apicas.modifiers import CLAIM_FIELDS, JOB_ID_FIELDS
+from apicas.tokens import FIRST_LOCK_TIME, TokenState, annex, claim_of, is_foreign_lock, not_before, state_of
+
+T = TypeVar("T")
+
+MIN_LEASE: Final = 10.0
+"""Seconds. Below it, lock timestamps of whole seconds and clock offsets of one second would decide about leases."""
+BEATS_PER_LEASE: Final = 4
+"""Three beats may fail before a lease is in danger."""
+MAX_CLAIM: Final = 1000
+"""Tokens in one claim: a bulk of 1000 documents is where CouchDB's throughput levels off."""
+MAX_WINDOW: Final = 2000
+"""Rows of one look at a view."""
+MAX_CLAIM_AHEAD_SECONDS: Final = 5.0
+"""Work that may wait, claimed, in a pilot. More would keep it from an idle one."""
+MAX_SCAN_PAGES: Final = 50
+"""Windows that one claim reads past tokens it may not have, before it lets go of the store for a while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """The seconds that follow from a lease.
+
+    Args:
+        lease: seconds for which a lock holds without a heartbeat.
+    """
+
+    lease: float
+
+    def __post_init__(self) -> None:
+        if not self.lease >= MIN_LEASE:
+            raise ConfigError(f"lock_timeout is {self.lease:g} s; a lease is at least {MIN_LEASE:g} s")
+
+    @property
+    def heartbeat(self) -> float:
+        """The age at which a lock is refreshed."""
+        return self.lease / BEATS_PER_LEASE
+
+    @property
+    def sweep(self) -> float:
+        """The time between two looks for stale locks: four looks fit into a lease."""
+        return self.lease / 4
+
+    @property
+    def beat_retry(self) -> float:
+        """The longest pause before a failed beat is tried again."""
+        return self.lease / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with jitter: attempt n waits up to `first * factor**n`, at most `most`, seconds."""
+
+    first: float = 0.05
+    factor: float = 2.0
+    most: float = 30.0
+
+    def delay(self, attempt: int, rng: Random) -> float:
+        """Seconds to wait before attempt number `attempt`, which counts from 0."""
+        ceiling = min(self.most, self.first * self.factor ** min(attempt, 60))
+        return ceiling * (0.1 + 0.9 * rng.random())
+
+
+def jittered(seconds: float, rng: Random) -> float:
+    """Seconds, a tenth more or less, so that pilots which started together do not stay in step."""
+    return seconds * (0.9 + 0.2 * rng.random())
+
+
+def window_size(wanted: int, spread: int) -> int:
+    """How many rows to look at for a claim of `wanted` tokens.
+
+    Args:
+        wanted: tokens.
+        spread: by how many times the window exceeds the claim; pilots that choose from a wider window meet less.
+    """
+    return max(1, min(MAX_WINDOW, max(wanted * spread, 32 * spread if spread > 1 else wanted)))
+
+
+def choose(candidates: Sequence[T], wanted: int, rng: Random) -> list[T]:
+    """Choose from the claimable tokens of a window so that pilots keep apart: a random sample, in their order."""
+    if len(candidates) <= wanted:
+        return list(candidates)
+    return [candidates[index] for index in sorted(rng.sample(range(len(candidates)), wanted))]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How wide a claim's window is, learned from the races it loses.
+
+    Widened at the first sign of contention, narrowed slowly, within bounds: TCP's rule turned around, since a wide
+    window costs a little always, and a narrow one costs a lot under contention.
+    """
+
+    factor: int = 2
+    least: int = 1
+    most: int = 16
+
+    def after(self, won: int, lost: int) -> Spread:
+        """The spread for the next claim."""
+        if lost * 10 > won + lost:
+            return replace(self, factor=min(self.most, self.factor * 2))
+        return replace(self, factor=max(self.least, self.factor - 1)) if not lost else self
+
+
+def may_claim(document: Mapping[str, Any], now: float) -> bool:
+    """Whether a fresh document may be claimed at `now` (store time): in todo, and past its `not_before`.
+
+    PiCaS leaves this check out, and works tokens twice: the view may be older than the document.
+    """
+    return state_of(document) is TokenState.TODO and not_before(document) <= now
+
+
+def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
+    """How many tokens to hold beyond those that are being worked.
+
+    Args:
+        rate: tokens that this pilot ends per second; 0 while it is not known.
+        workers: tokens worked at once.
+        asked: the user's bound; None for the default.
+    """
+    # Half a second of work hides the round trips to the store; the bound keeps slow work with whoever is idle.
+    ahead = int(min(rate * 0.5, MAX_CLAIM))
+    if ahead < workers / 4:  # tokens of seconds and more: a claim costs nothing beside them
+        ahead = 0
+    return min(ahead, MAX_CLAIM if asked is None else asked)
+
+
+class Ending(Enum):
+    """What becomes of a token whose work failed."""
+
+    SCRUB = "scrub"
+    ERROR = "error"
+
+
+def after_failure(scrub_count: int, max_scrub: int) -> Ending:
+    """Whether a failed token is tried again: as long as it was sent back fewer than `max_scrub` times."""
+    return Ending.SCRUB if scrub_count < max_scrub else Ending.ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a pilot saw of a locked token that is not its own, on its own monotonic clock."""
+
+    revision: str
+    first: float
+    last: float
+    looks: int = 1
+    beaten: bool = False
+    """Whether its revision has been seen to change: somebody is alive behind it."""
+
+
+def look_again(watch: Watch | None, revision: str, now: float, longest_gap: float) -> Watch:
+    """Note one successful look.
+
+    Args:
+        watch: what was seen before.
+        revision: the revision now.
+        now: monotonic seconds.
+        longest_gap: seconds between looks beyond which the watch starts again: a pilot that slept, or was cut off,
+            must not conclude from an old look that an owner was silent all the while.
+    """
+    if watch is None:
+        return Watch(revision=revision, first=now, last=now)
+    if watch.revision != revision:
+        return Watch(revision=revision, first=now, last=now, beaten=True)
+    if now - watch.last > longest_gap:
+        return Watch(revision=revision, first=now, last=now, beaten=watch.beaten)
+    return replace(watch, last=now, looks=watch.looks + 1)
+
+
+def lease_of(document: Mapping[str, Any], default: float) -> float:
+    """The lease that the claim of a document carries, in seconds."""
+    lease = annex(document).get("lease")
+    return max(MIN_LEASE, float(lease)) if isinstance(lease, (int, float)) and not math.isnan(lease) else default
+
+
+def is_stale(
+    document: Mapping[str, Any],
+    watch: Watch,
+    *,
+    store_now: float,
+    default_lease: float,
+    owner_is_gone: bool = False,
+    foreign_lock_timeout: float | None = None,
+) -> bool:
+    """Whether a locked token may be taken from its silent owner.
+
+    Stale is a lock (a) whose owner is known to be gone, (b) that is older than two leases in store time and did not
+    move for a quarter of a lease under our eyes, or (c) that did not move in at least four looks spread over a lease.
+    A lock that apicas did not set is left alone unless the user gave it a timeout.
+
+    Args:
+        document: as read just now.
+        watch: what was seen of it so far.
+        store_now: unix seconds by the store's clock, which also stamped the lock.
+        default_lease: seconds, for a claim that carries none.
+        owner_is_gone: the claim's process ran on this node, in this boot, and does not exist any more.
+        foreign_lock_timeout: seconds after which a PiCaS lock counts as stale; None for never.
+    """
+    lock = document.get("lock")
+    age = store_now - lock if isinstance(lock, (int, float)) and lock >= FIRST_LOCK_TIME else None
+    if is_foreign_lock(document):
+        return foreign_lock_timeout is not None and age is not None and age > foreign_lock_timeout
+    if owner_is_gone:
+        return True
+    lease = lease_of(document, default_lease)
+    watched = watch.last - watch.first
+    if age is not None and age > 2 * lease and watched >= lease / 4:
+        return True
+    return watch.looks >= 4 and watched >= lease
+
+
+class Standing(Enum):
+    """What a fresh look at a token says about a lease on it."""
+
+    OURS = "ours"
+    SETTLED = "settled"
+    """Our own outcome is written there: the answer to the write got lost."""
+    LOST = "lost"
+
+
+LEASE_FIELDS: Final = ("lock", "done", "hostname", *JOB_ID_FIELDS)
+
+
+def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_id: str) -> Standing:
+    """Whether a lease still holds, after a write under it met a conflict.
+
+    It holds only if the claim id, lock, done, hostname and job ids are as we last wrote them, and the document differs
+    elsewhere: somebody edited it. PiCaS locks over a held token and leaves our claim id in it, so the claim id alone
+    says nothing.
+
+    Args:
+        stored: the document as this pilot last wrote it.
+        fresh: the document as it is now; None where it is gone.
+        claim_id: this pilot's claim.
+    """
+    if fresh is None:
+        return Standing.LOST
+    if claim_of(fresh) != claim_id:
+        return Standing.SETTLED if annex(fresh).get("settled") == claim_id else Standing.LOST
+    same = all(fresh.get(name) == stored.get(name) for name in LEASE_FIELDS)
+    return Standing.OURS if same and annex(fresh).get("lock") == fresh.get("lock") else Standing.LOST
+
+
+def beat_was_applied(stored: Mapping[str, Any], fresh: Mapping[str, Any], claim_id: str, lock: int) -> bool:
+    """Whether a beat whose answer got lost did reach the store: the fresh document differs by that very lock only."""
+    beaten = {**stored, "lock": lock, "apicas": {**annex(stored), "lock": lock}}
+    return standing(beaten, fresh, claim_id) is Standing.OURS
+
+
+_MISSING: Final = object()
+
+
+def merge(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Three-way merge by top-level key: ours where both changed; attachments united; the revision is theirs.
+
+    Args:
+        base: what both started from.
+        ours: the outcome of the work; its lease fields always win.
+        theirs: the document as somebody edited it.
+    """
+    merged = dict(theirs)
+    for key in base.keys() | ours.keys():
+        mine = ours.get(key, _MISSING)
+        if key in LEASE_FIELDS or mine != base.get(key, _MISSING):
+            if mine is _MISSING:
+                merged.pop(key, None)
+            else:
+                merged[key] = mine
+    attachments = {**(theirs.get("_attachments") or {}), **(ours.get("_attachments") or {})}
+    removed = (base.get("_attachments") or {}).keys() - (ours.get("_attachments") or {}).keys()
+    if attachments:
+        merged["_attachments"] = {name: a for name, a in attachments.items() if name not in removed}
+    merged["_id"], merged["_rev"] = theirs["_id"], theirs["_rev"]
+    if "apicas" in ours:
+        merged["apicas"] = ours["apicas"]
+    return merged
+
+
+def without_claim(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The `apicas` sub-object without what belongs to a claim, as people are shown it."""
+    return {name: value for name, value in annex(document).items() if name not in CLAIM_FIELDS}

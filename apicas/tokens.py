@@ -1,0 +1,333 @@
+"""What a token is: the fields that PiCaS fixed, the four states, and which change leads from where to where.
+
+The content of a token is opaque. These fields have a meaning (design: docs/design/0001-tokens.md):
+
+- `lock`, `done`: 0 or unix seconds; `exit_code`: `""` or an integer. Together they are the token's state.
+- `hostname`, `scrub_count`, `error`, and the ids of batch jobs: written by the pilot that holds it.
+- `apicas`: one sub-object with all that apicas adds: the claim, its generation, and a few counters.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Generic, Protocol, cast
+
+from typing_extensions import TypeVar
+
+from apicas._documents import Document, check_attachment_name
+from apicas._javascript import equals_number, greater_than, parse_int
+from apicas.exceptions import TransitionError
+
+Model = TypeVar("Model", default=Any)
+
+# PiCaS writes 99 into lock and done of a token in error. Below this value a lock is a mark and no time.
+FIRST_LOCK_TIME: Final = 1_000_000_000
+ERROR_MARK: Final = 99
+# The history in a token is a reminder for people, not a log: it stays short, since every write carries it.
+MAX_HISTORY: Final = 8
+
+
+class TokenState(StrEnum):
+    """The states of a token, named as the Monitor views that list them."""
+
+    TODO = "todo"
+    LOCKED = "locked"
+    DONE = "done"
+    ERROR = "error"
+    NO_VIEW = "no view"
+    """Not in any Monitor view, as when lock is missing or null. Counted by status, never written to."""
+
+
+class Change(StrEnum):
+    """What can be done to a token."""
+
+    LOCK = "lock"
+    REFRESH = "refresh"
+    UNLOCK = "unlock"
+    CLOSE = "close"
+    UNCLOSE = "unclose"
+    ADD_OUTPUT = "add output to"
+    SCRUB = "scrub"
+    SET_ERROR = "set an error on"
+    RELEASE = "release"
+    RECLAIM = "reclaim"
+    RESET = "reset"
+
+
+_TODO, _LOCKED, _DONE, _ERROR = TokenState.TODO, TokenState.LOCKED, TokenState.DONE, TokenState.ERROR
+
+TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, TokenState]]] = MappingProxyType(
+    {
+        Change.LOCK: {_TODO: _LOCKED},
+        Change.REFRESH: {_LOCKED: _LOCKED},
+        Change.UNLOCK: {_TODO: _TODO, _LOCKED: _TODO},
+        # Closing twice is legal, and so is closing what set_error closed: PiCaS actors call close themselves.
+        Change.CLOSE: {_LOCKED: _DONE, _DONE: _DONE, _ERROR: _ERROR},
+        Change.UNCLOSE: {_LOCKED: _LOCKED, _DONE: _LOCKED, _ERROR: _LOCKED},
+        Change.ADD_OUTPUT: {_TODO: _TODO, _LOCKED: _LOCKED, _DONE: _DONE, _ERROR: _ERROR},
+        Change.SCRUB: {_LOCKED: _TODO, _DONE: _TODO, _ERROR: _TODO},
+        Change.SET_ERROR: {_TODO: _ERROR, _LOCKED: _ERROR, _DONE: _ERROR, _ERROR: _ERROR},
+        Change.RELEASE: {_LOCKED: _TODO},
+        Change.RECLAIM: {_LOCKED: _TODO},
+        Change.RESET: {_TODO: _TODO, _LOCKED: _TODO, _DONE: _TODO, _ERROR: _TODO},
+    }
+)
+"""Every legal change, and the state that it leads to. The diagram in the docs is drawn from this table."""
+
+_NEW: Final[Mapping[str, Any]] = MappingProxyType(
+    {"type": "token", "lock": 0, "done": 0, "hostname": "", "scrub_count": 0}
+)
+
+
+def new_token(content: Mapping[str, Any], identifier: str) -> Document:
+    """A document that every PiCaS tool can work with, from a user's content.
+
+    Args:
+        content: fields of the user's; `_id` where the user chose one. The `apicas` sub-object and a revision, which
+            only make sense in the pool that they come from, are left behind.
+        identifier: the `_id` to use where the content has none.
+    """
+    document: Document = {
+        "_id": identifier,
+        **_NEW,
+        "exit_code": "",
+        "error": [],
+        "input": {},
+        "output": {},
+        "uploads": {},
+    }
+    document.update(content)
+    document.pop("_rev", None)
+    document.pop("apicas", None)
+    return document
+
+
+def state_of(document: Mapping[str, Any]) -> TokenState:
+    """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
+    lock, done = document.get("lock"), document.get("done")
+    if document.get("type") != "token":
+        return TokenState.NO_VIEW
+    if type(lock) is int and type(done) is int:  # nearly every token: no coercion needed
+        lock_is_zero, done_is_zero, locked, closed = lock == 0, done == 0, lock > 0, done > 0
+    else:
+        lock_is_zero, done_is_zero = equals_number(lock, 0), equals_number(done, 0)
+        locked, closed = greater_than(lock, 0), greater_than(done, 0)
+    if lock_is_zero and done_is_zero:
+        return TokenState.TODO
+    if locked and done_is_zero:
+        return TokenState.LOCKED
+    if locked and closed:
+        return TokenState.DONE if parse_int(document.get("exit_code")) == 0 else TokenState.ERROR
+    return TokenState.NO_VIEW
+
+
+def next_state(change: Change, state: TokenState) -> TokenState:
+    """The state that a change leads to.
+
+    Raises:
+        TransitionError: the token is in no state for that change.
+    """
+    targets = TRANSITIONS[change]
+    try:
+        return targets[state]
+    except KeyError:
+        goal = next(iter(targets.values()))
+        raise TransitionError(f"cannot {change} a token that is {state}: {state} -> {goal} is no transition") from None
+
+
+def annex(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `apicas` sub-object of a document; empty where there is none, or where somebody put something else."""
+    value = document.get("apicas")
+    return value if isinstance(value, Mapping) else {}
+
+
+def count(value: Any) -> int:
+    """A counter of a token, whatever was written there: 0 for what is no positive integer."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def generation_of(document: Mapping[str, Any]) -> int:
+    """How many claims, resets and reclaims the token has behind it. Only ever grows."""
+    return count(annex(document).get("generation"))
+
+
+def claim_of(document: Mapping[str, Any]) -> str | None:
+    """The id of the claim that holds the token, as apicas wrote it; None where no apicas pilot holds it."""
+    claim = annex(document).get("claim")
+    return claim if isinstance(claim, str) else None
+
+
+def not_before(document: Mapping[str, Any]) -> float:
+    """Unix seconds before which no pilot claims the token; 0 where it may be claimed at once."""
+    value = annex(document).get("not_before")
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def is_foreign_lock(document: Mapping[str, Any]) -> bool:
+    """Whether somebody other than apicas set the lock: PiCaS, or a script. Such a lock is not refreshed by anybody."""
+    return claim_of(document) is None or annex(document).get("lock") != document.get("lock")
+
+
+class Keeper(Protocol):
+    """What a claimed token belongs to: it settles the token when the user is through with it."""
+
+    async def settle(self, token: Token[Any], error: BaseException | None) -> bool:
+        """Commit, fail or release the token; True where the exception has been dealt with."""
+        ...
+
+
+class Token(MutableMapping[str, Any], Generic[Model]):
+    """A token: a mutable mapping over an opaque document, with typed access to the fields that have a meaning.
+
+    Read and write it as a dict. What is changed is written when the token is committed, by the pilot or at the end of
+    `async with token:`; a clean end commits it, an exception fails or scrubs it, a cancellation releases it.
+
+    Args:
+        document: the document; kept, not copied.
+        keeper: whom the token is settled with; None for one that nobody has claimed.
+    """
+
+    __slots__ = ("_document", "_keeper")
+
+    def __init__(self, document: Document, keeper: Keeper | None = None) -> None:
+        self._document = document
+        self._keeper = keeper
+
+    def __getitem__(self, key: str) -> Any:
+        return self._document[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._document[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._document[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._document)
+
+    def __len__(self) -> int:
+        return len(self._document)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._document
+
+    def __repr__(self) -> str:
+        return f"<Token {self.get('_id')!r} {self.state}>"
+
+    async def __aenter__(self) -> Token[Model]:
+        if self._keeper is None:
+            raise RuntimeError(
+                "this token is not claimed: `async with token` settles a token that an iterator handed out"
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return await cast("Keeper", self._keeper).settle(self, error)
+
+    @property
+    def document(self) -> Document:
+        """The document itself, as it will be written."""
+        return self._document
+
+    @property
+    def id(self) -> str:
+        """The `_id`."""
+        return cast("str", self._document["_id"])
+
+    @property
+    def rev(self) -> str | None:
+        """The revision that was read or written last; None for a token that is in no store yet."""
+        return self._document.get("_rev")
+
+    @property
+    def state(self) -> TokenState:
+        """Which Monitor view lists the token."""
+        return state_of(self._document)
+
+    @property
+    def input(self) -> Any:
+        """What to work on, as it was pushed."""
+        return self._document.get("input")
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        self._document["input"] = value
+
+    @property
+    def output(self) -> Any:
+        """What came out."""
+        return self._document.get("output")
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._document["output"] = value
+
+    @property
+    def exit_code(self) -> Any:
+        """`""` until the token ends, then an integer: 0 shows it as done, anything else as error."""
+        return self._document.get("exit_code", "")
+
+    @exit_code.setter
+    def exit_code(self, value: int) -> None:
+        self._document["exit_code"] = value
+
+    @property
+    def hostname(self) -> str:
+        """The node that holds the token, or held it last."""
+        return str(self._document.get("hostname", ""))
+
+    @property
+    def scrub_count(self) -> int:
+        """How many times the work failed and was sent back to todo."""
+        return count(self._document.get("scrub_count"))
+
+    @property
+    def crashes(self) -> int:
+        """How many times a pilot vanished while it held the token."""
+        return count(annex(self._document).get("crashes"))
+
+    @property
+    def releases(self) -> int:
+        """How many times the token was handed back unfinished. Never charged to it."""
+        return count(annex(self._document).get("releases"))
+
+    @property
+    def generation(self) -> int:
+        """How many claims, resets and reclaims the token has behind it."""
+        return generation_of(self._document)
+
+    @property
+    def errors(self) -> Sequence[Mapping[str, Any]]:
+        """What went wrong, oldest first: `time`, `message`, and `exception` with the traceback."""
+        errors = self._document.get("error")
+        return errors if isinstance(errors, list) else []
+
+    @property
+    def attachments(self) -> Sequence[str]:
+        """The names of the attachments, those that will be written with the commit included."""
+        return list(self._document.get("_attachments") or ())
+
+    def put_attachment(self, name: str, data: bytes | str, content_type: str | None = None) -> None:
+        """Attach a file. It is written together with the token's outcome.
+
+        Args:
+            name: the file's name; no slash, no `..`, no leading underscore.
+            data: the content; text is stored as UTF-8.
+            content_type: a MIME type; guessed from the name where it is left out.
+
+        Raises:
+            InvalidTokenError: the name cannot be used.
+        """
+        check_attachment_name(name)
+        content = data.encode() if isinstance(data, str) else data
+        attachments = self._document.setdefault("_attachments", {})
+        attachments[name] = {
+            "content_type": content_type or mimetypes.guess_type(name)[0] or "text/plain",
+            "data": b64encode(content).decode("ascii"),
+        }
