@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -63,7 +64,7 @@ def full_name(name: str) -> str:
     return "/".join(parts)
 
 
-class Condition:
+class Condition(ABC):
     """A predicate over a document; combine them with `&`, `|` and `~`."""
 
     def __and__(self, other: Condition) -> Condition:
@@ -75,21 +76,21 @@ class Condition:
     def __invert__(self) -> Condition:
         return Not(self)
 
+    @abstractmethod
     def matches(self, document: Mapping[str, Any]) -> bool:
         """Whether a document fulfils the condition."""
-        raise TypeError(f"{type(self).__name__} is no condition by itself")
 
+    @abstractmethod
     def javascript(self) -> str:
         """The condition as an expression over `doc`."""
-        raise TypeError(f"{type(self).__name__} is no condition by itself")
 
+    @abstractmethod
     def sql(self, body: str) -> SQL:
         """The condition as SQLite's SQL over a column with the document's JSON, and its parameters."""
-        raise TypeError(f"{type(self).__name__} is no condition by itself")
 
+    @abstractmethod
     def to_json(self) -> Any:
         """The condition as JSON, to be stored with a pool; `condition_from_json` reads it back."""
-        raise TypeError(f"{type(self).__name__} is no condition by itself")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +145,7 @@ class Comparison(Condition):
             raise ConfigError(f"{self.operator!r} is no comparison; there are {' '.join(_OPERATORS)}")
         if not isinstance(self.value, (str, int, float)):
             raise ConfigError(f"a field is compared with a string, a number or a boolean, not with {self.value!r}")
-        if self.value != self.value or self.value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN
+        if self.value != self.value or self.value in (float("inf"), float("-inf")):
             raise ConfigError("a field is compared with a finite number")
 
     @override

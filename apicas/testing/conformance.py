@@ -415,7 +415,7 @@ async def views_of_users_have_conditions(make_client: MakeClient) -> None:
 
 @check
 async def sample_covers_a_view(make_client: MakeClient) -> None:
-    """A sample has what was asked for, no more, nothing twice, and all of a view that is smaller, wherever it begins."""
+    """A sample has what was asked for, nothing twice, and all of a view that is smaller, wherever it begins."""
     async with await _open(make_client, *({"_id": f"t{number:02}"} for number in range(30))) as client:
         everything: list[Any] = []
         for place in (0.0, 0.3, 0.999):
@@ -478,7 +478,7 @@ async def delete_view_deletes_its_tokens(make_client: MakeClient) -> None:
 
 @check
 async def attachments_ride_inside_a_save(make_client: MakeClient) -> None:
-    """An attachment inside a document is stored with it, stays as a stub, and is kept, replaced or removed by a write."""
+    """An attachment inside a document is stored with it, stays as a stub, is kept, replaced or removed by a write."""
     token = Token({"_id": "t", "type": "token", "lock": 0, "done": 0})
     token.put_attachment("log.txt", "first")
     token.put_attachment("pic.png", b"\x89PNG\x00", "image/png")
