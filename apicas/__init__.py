@@ -1,3 +1,141 @@
-"""apicas: pilot jobs on a pool of tokens, in asyncio. The successor of PiCaS."""
+"""apicas: pilot jobs on a pool of tokens, in asyncio. The successor of PiCaS.
+
+The names here are the public ones. Clients, the actor and the pilot are imported when they are first used, so that
+`apicas --help` and small scripts do not wait for what they do not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apicas._runtime.pilot import Report, RunOptions
+    from apicas._runtime.process import CommandResult, run_command
+    from apicas.actors import RunActor, run
+    from apicas.clients.connect import connect
+    from apicas.clients.couch import CouchClient
+    from apicas.clients.memory import MemoryClient
+    from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
+    from apicas.clients.sqlite import SQLiteClient
+    from apicas.exceptions import (
+        AccessDeniedError,
+        ApicasError,
+        CommandError,
+        ConfigError,
+        EditConflictError,
+        Fail,
+        InvalidTokenError,
+        LeaseLostError,
+        PoolError,
+        PoolInUseError,
+        PoolNotFoundError,
+        PoolUnavailableError,
+        Release,
+        Retry,
+        TokenNotFoundError,
+        TokenTimeoutError,
+        TransitionError,
+        ViewNotFoundError,
+    )
+    from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
+    from apicas.modifiers import BasicTokenModifier, NestedTokenModifier
+    from apicas.tokens import TRANSITIONS, Token, TokenState
+    from apicas.views import View, field
 
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "_runtime.pilot": ("Report", "RunOptions"),
+    "_runtime.process": ("CommandResult", "run_command"),
+    "actors": ("RunActor", "run"),
+    "clients.connect": ("connect",),
+    "clients.couch": ("CouchClient",),
+    "clients.memory": ("MemoryClient",),
+    "clients.port": ("SaveResult", "SaveStatus", "ViewQuery"),
+    "clients.sqlite": ("SQLiteClient",),
+    "exceptions": (
+        "AccessDeniedError",
+        "ApicasError",
+        "CommandError",
+        "ConfigError",
+        "EditConflictError",
+        "Fail",
+        "InvalidTokenError",
+        "LeaseLostError",
+        "PoolError",
+        "PoolInUseError",
+        "PoolNotFoundError",
+        "PoolUnavailableError",
+        "Release",
+        "Retry",
+        "TokenNotFoundError",
+        "TokenTimeoutError",
+        "TransitionError",
+        "ViewNotFoundError",
+    ),
+    "iterators": ("BasicViewIterator", "EndlessViewIterator", "PrioritizedViewIterator"),
+    "modifiers": ("BasicTokenModifier", "NestedTokenModifier"),
+    "tokens": ("TRANSITIONS", "Token", "TokenState"),
+    "views": ("View", "field"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "TRANSITIONS",
+    "AccessDeniedError",
+    "ApicasError",
+    "BasicTokenModifier",
+    "BasicViewIterator",
+    "CommandError",
+    "CommandResult",
+    "ConfigError",
+    "CouchClient",
+    "EditConflictError",
+    "EndlessViewIterator",
+    "Fail",
+    "InvalidTokenError",
+    "LeaseLostError",
+    "MemoryClient",
+    "NestedTokenModifier",
+    "PoolError",
+    "PoolInUseError",
+    "PoolNotFoundError",
+    "PoolUnavailableError",
+    "PrioritizedViewIterator",
+    "Release",
+    "Report",
+    "Retry",
+    "RunActor",
+    "RunOptions",
+    "SQLiteClient",
+    "SaveResult",
+    "SaveStatus",
+    "Token",
+    "TokenNotFoundError",
+    "TokenState",
+    "TokenTimeoutError",
+    "TransitionError",
+    "View",
+    "ViewNotFoundError",
+    "ViewQuery",
+    "__version__",
+    "connect",
+    "field",
+    "run",
+    "run_command",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

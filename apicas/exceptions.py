@@ -71,11 +71,11 @@ class CommandError(ApicasError):
         self.exit_code = exit_code
 
 
-class Verdict(Exception):  # noqa: N818 - a verdict says how a token ends; it is no error
+class Decision(Exception):  # noqa: N818 - it says how a token ends, and is no error
     """The root of what process_token may raise to say outright how its token ends."""
 
 
-class Retry(Verdict):
+class Retry(Decision):
     """The work failed, try it again: back to todo, counted as a scrub, not before `after` seconds from now.
 
     Args:
@@ -88,7 +88,7 @@ class Retry(Verdict):
         self.after = after
 
 
-class Fail(Verdict):
+class Fail(Decision):
     """The work failed for good: straight to error, without another try.
 
     Args:
@@ -101,7 +101,7 @@ class Fail(Verdict):
         self.exit_code = exit_code or 1
 
 
-class Release(Verdict):
+class Release(Decision):
     """Hand the token back: to todo, without counting it as a failure.
 
     Args:

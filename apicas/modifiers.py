@@ -14,14 +14,30 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
-from apicas._javascript import equals_number, parse_int
-from apicas.tokens import ERROR_MARK, MAX_HISTORY, Change, annex, count, generation_of, next_state, state_of
+from typing_extensions import override
+
+from apicas._javascript import parse_int
+from apicas.tokens import (
+    ERROR_MARK,
+    MAX_HISTORY,
+    Change,
+    TokenState,
+    annex,
+    claim_of,
+    count,
+    generation_of,
+    next_states,
+    state_by_fields,
+    state_of,
+)
 
 M = TypeVar("M", bound=MutableMapping[str, Any])
 
 JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
 # What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
 CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed")
+# As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
+_MAX_HOSTNAME: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +116,12 @@ class TokenModifier(Protocol):
         self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
     ) -> M:
         """End the token in error."""
+        ...
+
+    def add_error(
+        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
+    ) -> M:
+        """Record what went wrong, without ending the token."""
         ...
 
     def release(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
@@ -192,14 +214,12 @@ class BasicTokenModifier:
         Raises:
             TransitionError: the token is not locked.
         """
-        self._allow(Change.CLOSE, token)
-        if equals_number(token.get("done"), 0):
+        if self._allow(Change.CLOSE, token) is TokenState.LOCKED:  # else it has ended before, and stays as it is
             token["done"] = int(self._time(now))
-        if token.get("exit_code", "") in {"", None}:
-            token["exit_code"] = 0
+            token["exit_code"] = 0 if _is_unset(token.get("exit_code")) else _exit_code(token["exit_code"])
         # While it was worked the lock moved with the heartbeat; at the end `done - lock` is the duration again.
-        claimed = annex(token).get("claimed")
-        if isinstance(claimed, int) and token.get("lock") == annex(token).get("lock"):
+        claimed = count(annex(token).get("claimed"))
+        if claimed and token.get("lock") == annex(token).get("lock"):
             token["lock"] = claimed
         self._end_claim(token)
         return token
@@ -233,9 +253,10 @@ class BasicTokenModifier:
             TransitionError: the token is in todo.
         """
         self._allow(Change.SCRUB, token)
+        time = self._time(now)
         token["scrub_count"] = count(token.get("scrub_count")) + 1
         self._back_to_todo(token, not_before=not_before or None)
-        self._remember(token, "scrubbed", now)
+        self._remember(token, "scrubbed", time)
         return token
 
     def set_error(
@@ -252,8 +273,8 @@ class BasicTokenModifier:
         self._allow(Change.SET_ERROR, token)
         if message is not None or exception is not None:
             self.add_error(token, message, exception, now)
-        if parse_int(token.get("exit_code", "")) == 0 or token.get("exit_code", "") == "":
-            token["exit_code"] = 1
+        exit_code = _exit_code(token.get("exit_code"))
+        token["exit_code"] = 1 if parse_int(exit_code) == 0 else exit_code
         token.update(lock=ERROR_MARK, done=ERROR_MARK)
         self._end_claim(token)
         return token
@@ -261,14 +282,14 @@ class BasicTokenModifier:
     def add_error(
         self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
     ) -> M:
-        """Put a reason into the token's `error` list without ending it."""
+        """Put a reason into the token's `error` list without ending it. Only the last MAX_ERRORS are kept."""
         entry: dict[str, Any] = {"time": int(self._time(now))}
         if message is not None:
             entry["message"] = message
         if exception is not None:
             entry["exception"] = exception
         errors = token.get("error")
-        token["error"] = [*(errors if isinstance(errors, list) else []), entry]
+        token["error"] = [*(errors if isinstance(errors, list) else []), entry][-MAX_ERRORS:]
         return token
 
     def release(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
@@ -278,9 +299,10 @@ class BasicTokenModifier:
             TransitionError: the token is not locked.
         """
         self._allow(Change.RELEASE, token)
+        time = self._time(now)
         self._back_to_todo(token, not_before=not_before or None)
         self._annex(token, releases=count(annex(token).get("releases")) + 1)
-        self._remember(token, "released", now)
+        self._remember(token, "released", time)
         return token
 
     def reclaim(self, token: M, now: float) -> M:
@@ -306,6 +328,7 @@ class BasicTokenModifier:
             TransitionError: the token is in no Monitor view.
         """
         self._allow(Change.RESET, token)
+        time = self._time(now)
         self._back_to_todo(token)
         token.update(scrub_count=0, hostname="")
         self._annex(
@@ -316,11 +339,18 @@ class BasicTokenModifier:
             settled=None,
             generation=generation_of(token) + 1,
         )
-        self._remember(token, "reset", now)
+        self._remember(token, "reset", time)
         return token
 
-    def _allow(self, change: Change, token: MutableMapping[str, Any]) -> None:
-        next_state(change, state_of(token))
+    def _allow(self, change: Change, token: MutableMapping[str, Any]) -> TokenState:
+        """Refuse a change that is no transition; answers with the state that the token is in."""
+        state = self._state(token)
+        next_states(change, state)
+        return state
+
+    @staticmethod
+    def _state(token: MutableMapping[str, Any]) -> TokenState:
+        return state_of(token)
 
     def _time(self, now: float | None) -> float:
         if now is not None:
@@ -350,11 +380,11 @@ class BasicTokenModifier:
             token["error"] = []
 
     def _end_claim(self, token: MutableMapping[str, Any], **also: Any) -> None:
-        claim = annex(token).get("claim")
-        if claim is None and not any(also.values()):
-            return
-        # The id of the claim that wrote the outcome stays, so that a write whose answer got lost can be recognised.
-        self._annex(token, **dict.fromkeys(CLAIM_FIELDS), settled=claim, **also)
+        # The id of the claim that wrote the outcome stays, so that a write whose answer got lost can be recognised;
+        # also when the user's own close ended the claim, and the pilot then sends the token back.
+        claim = claim_of(token)
+        settled = {} if claim is None else {"settled": claim}
+        self._annex(token, **dict.fromkeys(CLAIM_FIELDS), **settled, **also)
 
     @staticmethod
     def _annex(token: MutableMapping[str, Any], **changes: Any) -> None:
@@ -365,13 +395,36 @@ class BasicTokenModifier:
                 entries.pop(name, None)
             else:
                 entries[name] = value
-        token["apicas"] = entries
+        if entries or "apicas" in token:
+            token["apicas"] = entries
 
-    def _remember(self, token: MutableMapping[str, Any], event: str, now: float | None) -> None:
-        entry = {"event": event, "time": int(self._time(now)), "hostname": token.get("hostname", "")}
+    def _remember(self, token: MutableMapping[str, Any], event: str, now: float) -> None:
+        hostname = token.get("hostname")
+        shown = hostname[:_MAX_HOSTNAME] if isinstance(hostname, str) else ""
+        entry = {"event": event, "time": int(now), "hostname": shown}
         history = annex(token).get("history")
         entries = [*(history if isinstance(history, list) else []), entry]
         self._annex(token, history=entries[-MAX_HISTORY:])
+
+
+def _is_unset(exit_code: Any) -> bool:
+    return exit_code is None or exit_code == ""
+
+
+def _exit_code(value: Any) -> int | float | str:
+    """An exit code as it is kept: a number or a text, also one that other tools wrote; 1 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value == "":
+        return 1
+    return value
+
+
+class _NestedModifier(BasicTokenModifier):
+    """A nested token needs no `type`: its document has it."""
+
+    @staticmethod
+    @override
+    def _state(token: MutableMapping[str, Any]) -> TokenState:
+        return state_by_fields(token)
 
 
 class NestedTokenModifier:
@@ -386,7 +439,7 @@ class NestedTokenModifier:
 
     def __init__(self, timeout: float | None = None) -> None:
         self.timeout = timeout
-        self.modifier = BasicTokenModifier()
+        self.modifier: BasicTokenModifier = _NestedModifier()
 
     def bind(self, owner: Owner, now: Callable[[], float]) -> None:
         """Use this owner's host name, and this clock (unix seconds), where a call names none."""

@@ -5,13 +5,13 @@ Every default number is explained in docs/defaults.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any, Final, TypeVar
 
+from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
 from apicas.modifiers import CLAIM_FIELDS, JOB_ID_FIELDS
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, annex, claim_of, is_foreign_lock, not_before, state_of
@@ -140,16 +140,9 @@ def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
     return min(ahead, MAX_CLAIM if asked is None else asked)
 
 
-class Ending(Enum):
-    """What becomes of a token whose work failed."""
-
-    SCRUB = "scrub"
-    ERROR = "error"
-
-
-def after_failure(scrub_count: int, max_scrub: int) -> Ending:
-    """Whether a failed token is tried again: as long as it was sent back fewer than `max_scrub` times."""
-    return Ending.SCRUB if scrub_count < max_scrub else Ending.ERROR
+def tries_again(scrub_count: int, max_scrub: int) -> bool:
+    """Whether a failed token is sent back to todo: as long as that happened fewer than `max_scrub` times."""
+    return scrub_count < max_scrub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +179,7 @@ def look_again(watch: Watch | None, revision: str, now: float, longest_gap: floa
 def lease_of(document: Mapping[str, Any], default: float) -> float:
     """The lease that the claim of a document carries, in seconds."""
     lease = annex(document).get("lease")
-    return max(MIN_LEASE, float(lease)) if isinstance(lease, (int, float)) and not math.isnan(lease) else default
+    return max(MIN_LEASE, to_number(lease)) if isinstance(lease, (int, float)) and lease == lease else default
 
 
 def is_stale(
@@ -212,8 +205,8 @@ def is_stale(
         owner_is_gone: the claim's process ran on this node, in this boot, and does not exist any more.
         foreign_lock_timeout: seconds after which a PiCaS lock counts as stale; None for never.
     """
-    lock = document.get("lock")
-    age = store_now - lock if isinstance(lock, (int, float)) and lock >= FIRST_LOCK_TIME else None
+    lock = to_number(document.get("lock"))  # a script may have written text, which the view takes for a time as well
+    age = store_now - lock if lock >= FIRST_LOCK_TIME else None
     if is_foreign_lock(document):
         return foreign_lock_timeout is not None and age is not None and age > foreign_lock_timeout
     if owner_is_gone:
@@ -275,21 +268,46 @@ def merge(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str,
         theirs: the document as somebody edited it.
     """
     merged = dict(theirs)
-    for key in base.keys() | ours.keys():
+    for key in {*base, *ours, *LEASE_FIELDS}:
         mine = ours.get(key, _MISSING)
-        if key in LEASE_FIELDS or mine != base.get(key, _MISSING):
+        if key in LEASE_FIELDS or not _same(mine, base.get(key, _MISSING)):
             if mine is _MISSING:
                 merged.pop(key, None)
             else:
                 merged[key] = mine
-    attachments = {**(theirs.get("_attachments") or {}), **(ours.get("_attachments") or {})}
-    removed = (base.get("_attachments") or {}).keys() - (ours.get("_attachments") or {}).keys()
+    attachments = _merge_attachments(*(_attachments_of(document) for document in (base, ours, theirs)))
+    merged.pop("_attachments", None)
     if attachments:
-        merged["_attachments"] = {name: a for name, a in attachments.items() if name not in removed}
+        merged["_attachments"] = attachments
     merged["_id"], merged["_rev"] = theirs["_id"], theirs["_rev"]
     if "apicas" in ours:
         merged["apicas"] = ours["apicas"]
     return merged
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether a field was left alone. To Python 1 == True == 1.0, but whoever wrote one over the other meant it."""
+    return type(one) is type(other) and bool(one == other)
+
+
+def _attachments_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    attachments = document.get("_attachments")
+    return attachments if isinstance(attachments, Mapping) else {}
+
+
+def _merge_attachments(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Theirs, with the files that we bring and without those that we removed.
+
+    A stub of ours says only that we left a file alone: theirs says whether it is still there, and a stub of nothing
+    would be refused.
+    """
+    brought = {name: file for name, file in ours.items() if not _is_stub(file)}
+    removed = base.keys() - ours.keys()
+    return {name: file for name, file in theirs.items() if name not in removed} | brought
+
+
+def _is_stub(attachment: Any) -> bool:
+    return isinstance(attachment, Mapping) and attachment.get("stub") is True
 
 
 def without_claim(document: Mapping[str, Any]) -> dict[str, Any]:

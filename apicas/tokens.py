@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, Protocol, cast
 from typing_extensions import TypeVar
 
 from apicas._documents import Document, check_attachment_name
-from apicas._javascript import equals_number, greater_than, parse_int
+from apicas._javascript import equals_number, greater_than, has_string, parse_int, to_number
 from apicas.exceptions import TransitionError
 
 Model = TypeVar("Model", default=Any)
@@ -27,8 +27,12 @@ Model = TypeVar("Model", default=Any)
 # PiCaS writes 99 into lock and done of a token in error. Below this value a lock is a mark and no time.
 FIRST_LOCK_TIME: Final = 1_000_000_000
 ERROR_MARK: Final = 99
+# A double counts exactly up to here. A larger counter is nonsense, and could outgrow every store.
+MAX_COUNT: Final = 1 << 53
 # The history in a token is a reminder for people, not a log: it stays short, since every write carries it.
 MAX_HISTORY: Final = 8
+# A token that is retried for ever must not grow beyond what the store takes.
+MAX_ERRORS: Final = 50
 
 
 class TokenState(StrEnum):
@@ -60,23 +64,24 @@ class Change(StrEnum):
 
 _TODO, _LOCKED, _DONE, _ERROR = TokenState.TODO, TokenState.LOCKED, TokenState.DONE, TokenState.ERROR
 
-TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, TokenState]]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, tuple[TokenState, ...]]]] = MappingProxyType(
     {
-        Change.LOCK: {_TODO: _LOCKED},
-        Change.REFRESH: {_LOCKED: _LOCKED},
-        Change.UNLOCK: {_TODO: _TODO, _LOCKED: _TODO},
-        # Closing twice is legal, and so is closing what set_error closed: PiCaS actors call close themselves.
-        Change.CLOSE: {_LOCKED: _DONE, _DONE: _DONE, _ERROR: _ERROR},
-        Change.UNCLOSE: {_LOCKED: _LOCKED, _DONE: _LOCKED, _ERROR: _LOCKED},
-        Change.ADD_OUTPUT: {_TODO: _TODO, _LOCKED: _LOCKED, _DONE: _DONE, _ERROR: _ERROR},
-        Change.SCRUB: {_LOCKED: _TODO, _DONE: _TODO, _ERROR: _TODO},
-        Change.SET_ERROR: {_TODO: _ERROR, _LOCKED: _ERROR, _DONE: _ERROR, _ERROR: _ERROR},
-        Change.RELEASE: {_LOCKED: _TODO},
-        Change.RECLAIM: {_LOCKED: _TODO},
-        Change.RESET: {_TODO: _TODO, _LOCKED: _TODO, _DONE: _TODO, _ERROR: _TODO},
+        Change.LOCK: {_TODO: (_LOCKED,)},
+        Change.REFRESH: {_LOCKED: (_LOCKED,)},
+        Change.UNLOCK: {_TODO: (_TODO,), _LOCKED: (_TODO,)},
+        # The exit code decides. Closing twice is legal, and so is closing what set_error closed: PiCaS actors call
+        # close themselves.
+        Change.CLOSE: {_LOCKED: (_DONE, _ERROR), _DONE: (_DONE,), _ERROR: (_ERROR,)},
+        Change.UNCLOSE: {_LOCKED: (_LOCKED,), _DONE: (_LOCKED,), _ERROR: (_LOCKED,)},
+        Change.ADD_OUTPUT: {_TODO: (_TODO,), _LOCKED: (_LOCKED,), _DONE: (_DONE,), _ERROR: (_ERROR,)},
+        Change.SCRUB: {_LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
+        Change.SET_ERROR: {_TODO: (_ERROR,), _LOCKED: (_ERROR,), _DONE: (_ERROR,), _ERROR: (_ERROR,)},
+        Change.RELEASE: {_LOCKED: (_TODO,)},
+        Change.RECLAIM: {_LOCKED: (_TODO,)},
+        Change.RESET: {_TODO: (_TODO,), _LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
     }
 )
-"""Every legal change, and the state that it leads to. The diagram in the docs is drawn from this table."""
+"""Every legal change, and the states that it can lead to. The diagram in the docs is drawn from this table."""
 
 _NEW: Final[Mapping[str, Any]] = MappingProxyType(
     {"type": "token", "lock": 0, "done": 0, "hostname": "", "scrub_count": 0}
@@ -108,9 +113,12 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
 
 def state_of(document: Mapping[str, Any]) -> TokenState:
     """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
+    return state_by_fields(document) if document.get("type") == "token" else TokenState.NO_VIEW
+
+
+def state_by_fields(document: Mapping[str, Any]) -> TokenState:
+    """The state by `lock`, `done` and `exit_code` alone, as for a token that is nested in a document."""
     lock, done = document.get("lock"), document.get("done")
-    if document.get("type") != "token":
-        return TokenState.NO_VIEW
     if type(lock) is int and type(done) is int:  # nearly every token: no coercion needed
         lock_is_zero, done_is_zero, locked, closed = lock == 0, done == 0, lock > 0, done > 0
     else:
@@ -121,12 +129,18 @@ def state_of(document: Mapping[str, Any]) -> TokenState:
     if locked and done_is_zero:
         return TokenState.LOCKED
     if locked and closed:
-        return TokenState.DONE if parse_int(document.get("exit_code")) == 0 else TokenState.ERROR
+        return _state_by_exit_code(document.get("exit_code"))
     return TokenState.NO_VIEW
 
 
-def next_state(change: Change, state: TokenState) -> TokenState:
-    """The state that a change leads to.
+def _state_by_exit_code(exit_code: Any) -> TokenState:
+    if not has_string(exit_code):  # the views' parseInt throws, and CouchDB leaves such a document out
+        return TokenState.NO_VIEW
+    return TokenState.DONE if parse_int(exit_code) == 0 else TokenState.ERROR
+
+
+def next_states(change: Change, state: TokenState) -> tuple[TokenState, ...]:
+    """The states that a change can lead to.
 
     Raises:
         TransitionError: the token is in no state for that change.
@@ -135,7 +149,7 @@ def next_state(change: Change, state: TokenState) -> TokenState:
     try:
         return targets[state]
     except KeyError:
-        goal = next(iter(targets.values()))
+        goal = next(iter(targets.values()))[0]
         raise TransitionError(f"cannot {change} a token that is {state}: {state} -> {goal} is no transition") from None
 
 
@@ -147,7 +161,9 @@ def annex(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def count(value: Any) -> int:
     """A counter of a token, whatever was written there: 0 for what is no positive integer."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < MAX_COUNT:
+        return 0
+    return int(value) if value == int(value) else 0  # other tools write 3.0 for 3
 
 
 def generation_of(document: Mapping[str, Any]) -> int:
@@ -164,7 +180,7 @@ def claim_of(document: Mapping[str, Any]) -> str | None:
 def not_before(document: Mapping[str, Any]) -> float:
     """Unix seconds before which no pilot claims the token; 0 where it may be claimed at once."""
     value = annex(document).get("not_before")
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return to_number(value) if isinstance(value, (int, float)) else 0.0  # float() fails on a huge integer
 
 
 def is_foreign_lock(document: Mapping[str, Any]) -> bool:
@@ -280,7 +296,8 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def hostname(self) -> str:
         """The node that holds the token, or held it last."""
-        return str(self._document.get("hostname", ""))
+        hostname = self._document.get("hostname")
+        return hostname if isinstance(hostname, str) else ""
 
     @property
     def scrub_count(self) -> int:
@@ -306,12 +323,16 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     def errors(self) -> Sequence[Mapping[str, Any]]:
         """What went wrong, oldest first: `time`, `message`, and `exception` with the traceback."""
         errors = self._document.get("error")
-        return errors if isinstance(errors, list) else []
+        return [error for error in errors if isinstance(error, Mapping)] if isinstance(errors, list) else []
 
     @property
     def attachments(self) -> Sequence[str]:
         """The names of the attachments, those that will be written with the commit included."""
-        return list(self._document.get("_attachments") or ())
+        return list(self._attachments())
+
+    def _attachments(self) -> Mapping[str, Any]:
+        attachments = self._document.get("_attachments")
+        return attachments if isinstance(attachments, Mapping) else {}
 
     def put_attachment(self, name: str, data: bytes | str, content_type: str | None = None) -> None:
         """Attach a file. It is written together with the token's outcome.
@@ -326,8 +347,9 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         """
         check_attachment_name(name)
         content = data.encode() if isinstance(data, str) else data
-        attachments = self._document.setdefault("_attachments", {})
-        attachments[name] = {
+        attachment = {
             "content_type": content_type or mimetypes.guess_type(name)[0] or "text/plain",
             "data": b64encode(content).decode("ascii"),
         }
+        # A new mapping: the old one may still belong to a copy of the document, such as the one that the heartbeat has.
+        self._document["_attachments"] = {**self._attachments(), name: attachment}

@@ -1,0 +1,215 @@
+"""The claim: choose from a view, lock, compare-and-swap, and keep what was won.
+
+A window of the view is read, what is no longer claimable left out, a choice made that keeps pilots apart, all of it
+locked in one bulk, and the rows that were written kept. A row that lost its race is dropped; that is no error.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from apicas._documents import Document, decode, encode
+from apicas._runtime.environment import Environment
+from apicas._runtime.leases import Lease, Leases
+from apicas.clients.port import Client, SaveStatus, ViewQuery
+from apicas.exceptions import TransitionError
+from apicas.modifiers import Claim, TokenModifier
+from apicas.policies import (
+    MAX_CLAIM,
+    MAX_SCAN_PAGES,
+    MAX_WINDOW,
+    Backoff,
+    LeaseTimes,
+    Spread,
+    Standing,
+    choose,
+    may_claim,
+    standing,
+    window_size,
+)
+from apicas.tokens import TokenState, generation_of, not_before, state_of
+
+log = logging.getLogger("apicas.claims")
+
+MAX_UNWRITABLE = 1000
+"""Tokens remembered because the store does not take them back; more means that something else is wrong."""
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What one attempt to claim came to."""
+
+    leases: list[Lease] = field(default_factory=list)
+    lost: int = 0
+    """Races lost."""
+    claimable: int = 0
+    """Tokens that could have been claimed when they were read."""
+    listed: int = 0
+    """Tokens that the view listed."""
+    next_at: float | None = None
+    """Store time at which the first of the tokens that wait for their `not_before` may be claimed."""
+
+    @property
+    def contended(self) -> bool:
+        """Whether there may be more at once: rivals, or a view older than the documents, took what was listed."""
+        return not self.leases and bool(self.lost or self.claimable or (self.listed and self.next_at is None))
+
+
+class Claimer:
+    """Claims tokens of views.
+
+    Args:
+        client: the pool.
+        leases: where what is won is remembered.
+        modifier: locks a token.
+        times: the lease.
+        environment: clocks and dice.
+    """
+
+    def __init__(
+        self, client: Client, leases: Leases, modifier: TokenModifier, times: LeaseTimes, environment: Environment
+    ) -> None:
+        self._client = client
+        self._leases = leases
+        self._modifier = modifier
+        self._times = times
+        self._environment = environment
+        self._spread = Spread()
+        self._unwritable: set[str] = set()
+        self.backoff = Backoff(first=0.02, most=2.0)
+
+    async def run_once(self, view: str, wanted: int, *, fresh: bool) -> Claimed:
+        """Try once to claim up to `wanted` tokens of a view.
+
+        Args:
+            view: the view.
+            wanted: tokens; at most MAX_CLAIM are claimed at a time.
+            fresh: wait for the view to have all that was written.
+        """
+        wanted = min(wanted, MAX_CLAIM)
+        limit = window_size(wanted, self._spread.factor)
+        place = self._environment.rng.random()
+        documents = await self._client.sample(view, limit, place, fresh=fresh)
+        found = self._claimable(documents)
+        if not found.documents and found.claimed.next_at is not None and len(documents) >= limit:
+            found = await self._behind_the_waiting(view, wanted)
+        claimed = found.claimed
+        if found.documents:
+            await self._lock(choose(found.documents, wanted, self._environment.rng), claimed)
+            self._spread = self._spread.after(len(claimed.leases), claimed.lost)
+        return claimed
+
+    def _claimable(self, documents: Sequence[Document]) -> _Found:
+        now = self._client.time()
+        claimed = Claimed(listed=len(documents))
+        found = _Found(claimed)
+        for document in documents:
+            token_id = document["_id"]
+            if token_id in self._leases or token_id in self._unwritable:
+                claimed.listed -= 1  # its outcome is on the way, or it can't be claimed at all
+            elif may_claim(document, now):
+                found.documents.append(document)
+            elif state_of(document) is TokenState.TODO:
+                later = not_before(document)
+                claimed.next_at = later if claimed.next_at is None else min(claimed.next_at, later)
+        claimed.claimable = len(found.documents)
+        return found
+
+    async def _behind_the_waiting(self, view: str, wanted: int) -> _Found:
+        """Read on past a whole window of tokens that wait for their time, else they would hide all others."""
+        total = _Found(Claimed())
+        async for documents in self._pages(view):
+            page = self._claimable(documents)
+            total.add(page)
+            if len(total.documents) >= wanted:
+                break
+        return total
+
+    async def _pages(self, view: str) -> AsyncIterator[list[Document]]:
+        query = ViewQuery(limit=MAX_WINDOW, include_docs=True, reduce=False)
+        for _ in range(MAX_SCAN_PAGES):
+            rows = await self._client.query(view, query)
+            yield [row.document for row in rows if row.document is not None]
+            if len(rows) < MAX_WINDOW or not isinstance(rows[-1].key, str):
+                return
+            query = ViewQuery(limit=MAX_WINDOW, include_docs=True, reduce=False, start_key=f"{rows[-1].key}\x00")
+
+    async def _lock(self, chosen: Sequence[Document], claimed: Claimed) -> None:
+        sent = self._environment.monotonic()
+        now = self._client.time()
+        locked = [one for document in chosen if (one := self._locked(document, now)) is not None]
+        results = await self._client.save([document for _, document in locked])
+        unclear: list[tuple[str, Document]] = []
+        for (claim_id, document), result in zip(locked, results, strict=True):
+            if result.written:
+                document["_rev"] = result.rev
+                claimed.leases.append(self._hold(claim_id, document, sent))
+            elif result.status is SaveStatus.REJECTED:
+                self._note_unwritable(document["_id"], result.reason)
+            elif result.status is SaveStatus.UNKNOWN:
+                unclear.append((claim_id, document))
+            else:
+                claimed.lost += 1
+        await self._look(unclear, claimed, sent)
+
+    def _locked(self, document: Document, now: float) -> tuple[str, Document] | None:
+        claim_id = secrets.token_hex(8)
+        claim = Claim(claim_id=claim_id, owner=self._environment.owner, now=now, lease=self._times.lease)
+        try:
+            return claim_id, self._modifier.lock(dict(document), claim)
+        except TransitionError:
+            return None
+
+    async def _look(self, unclear: Sequence[tuple[str, Document]], claimed: Claimed, sent: float) -> None:
+        """Read back the claims that had no clear answer.
+
+        On a replicated store only a plain answer makes an owner, whatever a later look shows: such a claim is left to
+        go stale. On one with a single copy of each document, what is stored tells.
+        """
+        if not unclear:
+            return
+        if self._client.replicated:
+            claimed.lost += len(unclear)
+            return
+        fresh = await self._client.get([document["_id"] for _, document in unclear])
+        for (claim_id, document), stored in zip(unclear, fresh, strict=True):
+            if stored is not None and standing(document, stored, claim_id) is Standing.OURS:
+                claimed.leases.append(self._hold(claim_id, stored, sent))
+            else:
+                claimed.lost += 1
+
+    def _hold(self, claim_id: str, document: Document, sent: float) -> Lease:
+        lease = Lease(document["_id"], claim_id, stored=document, base=document, refreshed=sent)
+        self._leases.add(lease)
+        log.debug("claimed token %s, generation %d", lease.token_id, generation_of(document))
+        return lease
+
+    def _note_unwritable(self, token_id: str, reason: str) -> None:
+        log.error("token %s cannot be claimed, the pool does not take it back: %s", token_id, reason)
+        if len(self._unwritable) < MAX_UNWRITABLE:
+            self._unwritable.add(token_id)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Claimable documents, and what else was seen."""
+
+    claimed: Claimed
+    documents: list[Document] = field(default_factory=list)
+
+    def add(self, page: _Found) -> None:
+        """Add what another page of the view has."""
+        self.documents += page.documents
+        self.claimed.listed += page.claimed.listed
+        self.claimed.claimable += page.claimed.claimable
+        times = [at for at in (self.claimed.next_at, page.claimed.next_at) if at is not None]
+        self.claimed.next_at = min(times, default=None)
+
+
+def copy_of(document: Document) -> Document:
+    """A deep copy for the user, faster than copy.deepcopy: documents are JSON."""
+    copied: Document = decode(encode(document))
+    return copied

@@ -1,0 +1,87 @@
+"""The one place that makes the real things: who we are, what time it is, and the dice."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from apicas.modifiers import Owner, batch_job_ids
+from apicas.tokens import annex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What a pilot takes from its surroundings; tests pass their own."""
+
+    owner: Owner
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds, never set back."""
+    rng: Random = field(default_factory=Random)
+    owner_is_gone: Callable[[Mapping[str, Any]], bool]
+    """Whether the claim in a document is of a process that is known not to exist any more."""
+    threads: bool = True
+    """Whether the heartbeat gets a thread of its own; virtual time has none."""
+
+
+def real_environment() -> Environment:
+    """The environment of this process, as one pilot sees it: each call makes another pilot."""
+    owner = Owner(
+        pilot=secrets.token_hex(8),
+        hostname=socket.gethostname(),
+        boot=boot_id(),
+        pid=os.getpid(),
+        started=process_start(os.getpid()) or 0.0,
+        job_ids=batch_job_ids(os.environ),
+    )
+    return Environment(owner=owner, owner_is_gone=lambda document: process_is_gone(document, boot_id()))
+
+
+@cache
+def boot_id() -> str:
+    """What process ids are unique in: this boot of this node, and the container's own process ids; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> float | None:
+    """When a process started, in clock ticks since the boot; None if it does not exist, or does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # The second field is the program's name in brackets, and may hold blanks and brackets of its own.
+    return float(stat.rpartition(")")[2].split()[19])
+
+
+def process_is_gone(document: Mapping[str, Any], here: str) -> bool:
+    """Whether a document's claim is of a process of this boot that does not exist any more.
+
+    Host names and process ids are used again, so only the same boot, process id and start time together name a process.
+
+    Args:
+        document: a locked token.
+        here: this process's boot_id().
+    """
+    claim = annex(document)
+    pid, started = claim.get("pid"), claim.get("started")
+    if not here or claim.get("boot") != here or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it exists, and belongs to somebody else
+        return False
+    now_started = process_start(pid)
+    return now_started is not None and bool(started) and now_started != started

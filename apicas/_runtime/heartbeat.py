@@ -1,0 +1,198 @@
+"""The heartbeat: refreshes the locks of what this pilot holds, in bulk, before they go stale.
+
+It writes the document as stored plus the new lock, never the user's half-changed mapping. Short tokens cost no beat at
+all, since only locks older than the interval are refreshed. It has its own thread, loop and connection, so that user
+code which blocks the loop starves no lease; in virtual time it is a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from apicas._documents import Document
+from apicas._runtime.environment import Environment
+from apicas._runtime.leases import Lease, Leases
+from apicas.clients.port import Client, SaveStatus
+from apicas.exceptions import PoolError
+from apicas.modifiers import TokenModifier
+from apicas.policies import LeaseTimes, Standing, beat_was_applied, standing
+
+log = logging.getLogger("apicas.heartbeat")
+
+# A look at a table in memory: often enough that a lock is never much older than the interval.
+_LOOKS_PER_BEAT = 10
+_LONGEST_LOOK = 5.0  # seconds
+
+
+class Heartbeat:
+    """Keeps leases fresh.
+
+    Args:
+        leases: what the pilot holds.
+        modifier: refreshes a lock.
+        times: the lease and what follows from it.
+        environment: clocks.
+    """
+
+    def __init__(self, leases: Leases, modifier: TokenModifier, times: LeaseTimes, environment: Environment) -> None:
+        self._leases = leases
+        self._modifier = modifier
+        self._times = times
+        self._monotonic = environment.monotonic
+        self._away = False
+
+    async def run_once(self, client: Client) -> int:
+        """Beat every lease that is due, and answer how many have to be tried again."""
+        sent = self._monotonic()
+        due = self._leases.take_due(sent, self._times.heartbeat)
+        if not due:
+            return 0
+        try:
+            again = await self._beat(client, due, sent)
+        except PoolError as error:
+            self._say_away(error)
+            return len(due)
+        finally:
+            for lease in due:
+                if lease.beating:
+                    self._leases.beaten(lease)
+        self._say_back()
+        return again
+
+    async def _beat(self, client: Client, due: Sequence[Lease], sent: float) -> int:
+        now = client.time()
+        documents = [self._modifier.refresh(dict(lease.stored), now) for lease in due]
+        unclear: list[tuple[Lease, Document]] = []
+        with anyio.fail_after(self._times.beat_retry):
+            results = await client.save(documents)
+        for lease, document, result in zip(due, documents, results, strict=True):
+            if result.written:
+                self._leases.beaten(lease, stored={**document, "_rev": result.rev}, refreshed=sent)
+            elif result.status is SaveStatus.REJECTED:
+                log.error("the lock of token %s cannot be refreshed: %s", lease.token_id, result.reason)
+            else:
+                unclear.append((lease, document))
+        return await self._look(client, unclear, sent)
+
+    async def _look(self, client: Client, unclear: Sequence[tuple[Lease, Document]], sent: float) -> int:
+        """Read back what met a conflict or no clear answer: an edit, a beat that did arrive, or a lost lease."""
+        if not unclear:
+            return 0
+        again = 0
+        fresh = await client.get([lease.token_id for lease, _ in unclear])
+        for (lease, beaten), document in zip(unclear, fresh, strict=True):
+            arrived = document is not None and beat_was_applied(lease.stored, document, lease.claim_id, beaten["lock"])
+            if arrived:
+                # On a replicated store it is there, but not by a majority: go on from it, and beat again.
+                self._leases.beaten(lease, stored=document, refreshed=None if client.replicated else sent)
+                again += client.replicated
+            elif standing(lease.stored, document, lease.claim_id) is Standing.OURS:
+                self._leases.beaten(lease, stored=document)
+                again += 1
+            else:
+                log.warning("token %s is not ours any more: its work is stopped", lease.token_id)
+                self._leases.beaten(lease)
+                self._leases.lose(lease)
+        return again
+
+    def _say_away(self, error: PoolError) -> None:
+        if not self._away:
+            self._away = True
+            log.warning("heartbeat: %s; the work goes on", error)
+
+    def _say_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("heartbeat: the pool answers again")
+
+    async def run(self, client: Client) -> None:
+        """Beat for ever."""
+        look = min(self._times.heartbeat / _LOOKS_PER_BEAT, _LONGEST_LOOK)
+        while True:
+            try:
+                await self.run_once(client)
+            except TimeoutError:
+                self._say_away(PoolError(f"no answer within {self._times.beat_retry:g} s"))
+            await anyio.sleep(look)
+
+    @asynccontextmanager
+    async def in_task(self, client: Client) -> AsyncIterator[None]:
+        """Beat in a task of the running loop, over a client of its own."""
+        async with client.fork() as own, anyio.create_task_group() as group:
+            group.start_soon(self.run, own)
+            try:
+                yield
+            finally:
+                group.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def in_thread(self, client: Client) -> AsyncIterator[None]:
+        """Beat in a thread with its own loop, over a client of its own."""
+        thread = _HeartbeatThread(self, client.fork())
+        async with anyio.create_task_group() as group:
+            thread.start()
+            group.start_soon(thread.watch)
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await thread.stop()
+
+
+class _HeartbeatThread(threading.Thread):
+    """A thread that beats until it is stopped. A daemon: a hung store must not keep the process from ending."""
+
+    def __init__(self, heartbeat: Heartbeat, client: Client) -> None:
+        super().__init__(name="apicas-heartbeat", daemon=True)
+        self._heartbeat = heartbeat
+        self._client = client
+        self._owner = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._stopping = threading.Event()
+        self._inner: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run the loop of the thread."""
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:  # noqa: BLE001 - watch() raises it where the pilot lives
+            self._error = error
+        finally:
+            if not self._owner.is_closed():
+                self._owner.call_soon_threadsafe(self._ended.set)
+
+    async def _main(self) -> None:
+        stop = asyncio.Event()
+        self._inner = (asyncio.get_running_loop(), stop)
+        async with self._client, anyio.create_task_group() as group:
+            group.start_soon(self._heartbeat.run, self._client)
+            if not self._stopping.is_set():
+                await stop.wait()
+            group.cancel_scope.cancel()
+
+    async def watch(self) -> None:
+        """Wait for the end of the thread.
+
+        Raises:
+            RuntimeError: it ended though nobody stopped it. Its pilot must end too: its locks go stale.
+        """
+        await self._ended.wait()
+        if not self._stopping.is_set():
+            raise RuntimeError("the heartbeat ended by itself") from self._error
+
+    async def stop(self) -> None:
+        """Let the present beat end, and wait for the thread."""
+        self._stopping.set()
+        if self._inner is not None:
+            loop, stop = self._inner
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(stop.set)
+        await self._ended.wait()
+        self.join()

@@ -1,0 +1,248 @@
+"""The keeper: all that keeps a pilot's tokens, over one client: claims, leases, heartbeat, committer, reaper.
+
+Iterators hand out what it claims; whoever worked a token gives it back with a verdict. Leaving it releases what is
+still held, writes what waits, and only then stops the heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from apicas._runtime.claims import Claimed, Claimer, copy_of
+from apicas._runtime.committer import Committer, Ending, Settlement
+from apicas._runtime.environment import Environment, real_environment
+from apicas._runtime.heartbeat import Heartbeat
+from apicas._runtime.leases import Leases, Phase
+from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict
+from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
+from apicas.clients.port import Client
+from apicas.exceptions import Decision, LeaseLostError, PoolError
+from apicas.modifiers import TokenModifier
+from apicas.policies import LeaseTimes
+from apicas.tokens import Token
+
+log = logging.getLogger("apicas")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperOptions:
+    """How a pilot keeps its tokens.
+
+    Args:
+        lock_timeout: the lease in seconds; None for the store's default (900 on CouchDB, 60 on SQLite), at least 10.
+        foreign_lock_timeout: seconds after which a lock that apicas did not set is taken; None for never.
+        max_crashes: how many pilots may vanish under a token before it goes to error.
+        max_scrub: how many times a token that failed is tried again.
+        farewell: seconds that leaving may take to hand tokens back when the pool does not answer.
+    """
+
+    lock_timeout: float | None = None
+    foreign_lock_timeout: float | None = None
+    max_crashes: int = 5
+    max_scrub: int = 0
+    farewell: float = 10.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many tokens went which way."""
+
+    claimed: int = 0
+    done: int = 0
+    failed: int = 0
+    scrubbed: int = 0
+    released: int = 0
+    lost: int = 0
+    reclaimed: int = 0
+
+    def count(self, ending: Ending) -> None:
+        """Count one token that left."""
+        setattr(self, ending.value, getattr(self, ending.value) + 1)
+
+
+class Keeper:
+    """Keeps the tokens of one pilot; an async context manager.
+
+    Args:
+        client: the pool, open.
+        modifier: changes tokens.
+        options: how.
+        environment: clocks and dice; None for the real ones.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        modifier: TokenModifier,
+        options: KeeperOptions,
+        environment: Environment | None = None,
+    ) -> None:
+        self.client = client
+        self.options = options
+        self.environment = environment or real_environment()
+        self.tally = Tally()
+        lease = client.default_lease if options.lock_timeout is None else options.lock_timeout
+        self.times = LeaseTimes(lease=lease)
+        modifier.bind(self.environment.owner, client.time)
+        self._concluding = Concluding(modifier, client.time, options.max_scrub)
+        self._leases = Leases()
+        reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
+        shared = (modifier, self.times, self.environment)
+        self.claimer = Claimer(client, self._leases, *shared)
+        self._heartbeat = Heartbeat(self._leases, *shared)
+        self._committer = Committer(client, self._leases, self.environment)
+        self._reaper = Reaper(client, self._leases, *shared, reaping)
+        self._stack = AsyncExitStack()
+        self._on_ending: list[Callable[[Ending], None]] = []
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            beat = self._heartbeat.in_thread if self.environment.threads else self._heartbeat.in_task
+            await stack.enter_async_context(beat(self.client))
+            group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(group.cancel_scope.cancel)
+            self._leases.attach()
+            group.start_soon(self._committer.run)
+            group.start_soon(self._reaper.run)
+            stack.push_async_callback(self._farewell)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._stack.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            # The task group is ours, and no business of the user's: one error comes out as itself.
+            leaf = _only_leaf(group)
+            if leaf is None:
+                raise
+            if leaf is error:
+                return False
+        raise leaf
+
+    async def _farewell(self) -> None:
+        """Hand back what is held and write what waits, also while being cancelled, within a bounded time."""
+        with anyio.move_on_after(self.options.farewell, shield=True) as scope:
+            for lease in self._leases:
+                if lease.phase is Phase.HELD:
+                    self.give_back(Token(copy_of(lease.stored), self), Cut())
+            try:
+                await self._committer.flush()
+            except PoolError as error:
+                log.error("%d tokens could not be handed back: %s", len(self._leases), error)  # noqa: TRY400
+        if scope.cancelled_caught:
+            log.error(
+                "the pool did not answer within %g s: %d tokens stay locked until their lease ends",
+                self.options.farewell,
+                len(self._leases),
+            )
+
+    @property
+    def held(self) -> int:
+        """How many tokens this pilot holds, those whose outcome is being written included."""
+        return len(self._leases)
+
+    @property
+    def unwritten(self) -> int:
+        """How many outcomes wait to be written."""
+        return len(self._committer)
+
+    def limit_scrubs(self, max_scrub: int) -> None:
+        """Set how many times a token that failed is tried again."""
+        self._concluding = replace(self._concluding, max_scrub=max_scrub)
+
+    def watch_endings(self, callback: Callable[[Ending], None]) -> None:
+        """Have a function called with the ending of each token."""
+        self._on_ending.append(callback)
+
+    async def claim(self, view: str, wanted: int, *, fresh: bool) -> tuple[list[Token], Claimed]:
+        """Try once to claim tokens of a view; see Claimer."""
+        claimed = await self.claimer.run_once(view, wanted, fresh=fresh)
+        self.tally.claimed += len(claimed.leases)
+        return [Token(copy_of(lease.stored), self) for lease in claimed.leases], claimed
+
+    async def sweep(self) -> Sweep:
+        """Look once for stale locks."""
+        sweep = await self._reaper.run_once()
+        self.tally.reclaimed += sweep.reclaimed
+        return sweep
+
+    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
+        """Have a function called in this loop when the lease on a token is lost; False where it is lost already."""
+        lease = self._leases.get(token.id)
+        if lease is None or lease.phase is not Phase.HELD:
+            return False
+        lease.on_lost = callback
+        return True
+
+    def stop_beating(self, token: Token) -> None:
+        """Let the lock of a token go stale: it is past its time limit, and its work may not end."""
+        lease = self._leases.get(token.id)
+        if lease is not None:
+            lease.beats = False
+
+    def give_back(self, token: Token, verdict: Verdict) -> Settlement | None:
+        """Hand in a token with what became of it; its outcome is written soon. None where its lease was lost."""
+        lease = self._leases.get(token.id)
+        if lease is None or lease.phase is not Phase.HELD:
+            self._count(Ending.LOST)
+            return None
+        settlement = Settlement(
+            lease,
+            self._concluding.conclude(token, lease, verdict),
+            rejected=lambda reason: self._concluding.rejected(lease, reason),
+            settled=self._count,
+        )
+        self._committer.submit(settlement)
+        return settlement
+
+    def _count(self, ending: Ending) -> None:
+        self.tally.count(ending)
+        for callback in self._on_ending:
+            callback(ending)
+
+    async def settle(self, token: Token[Any], error: BaseException | None) -> bool:
+        """The end of `async with token:`. Waits until the outcome is written.
+
+        Returns:
+            True for an exception that has been dealt with: recorded in the token, and logged.
+
+        Raises:
+            LeaseLostError: the work came to its end, but somebody else had taken the token.
+        """
+        verdict = _verdict(error)
+        settlement = self.give_back(token, verdict)
+        if isinstance(verdict, Cut):  # a cancellation: the keeper writes it on its way out
+            return False
+        if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
+            log.warning("token %s: %s: %s", token.id, type(verdict.error).__name__, verdict.error)
+        if settlement is not None:
+            await settlement.event.wait()
+        if error is None and (settlement is None or settlement.ending is Ending.LOST):
+            raise LeaseLostError(f"token {token.id} was taken by somebody else; its outcome was not written")
+        return isinstance(verdict, Raised)
+
+
+def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one exception in nested groups; None where there are several."""
+    while len(group.exceptions) == 1:
+        (inner,) = group.exceptions
+        if not isinstance(inner, BaseExceptionGroup):
+            return inner
+        group = inner
+    return None
+
+
+def _verdict(error: BaseException | None) -> Verdict:
+    if error is None:
+        return Returned()
+    return Raised(error) if isinstance(error, Exception) else Cut()

@@ -1,0 +1,146 @@
+"""What this pilot holds: one lease per claimed token, as the store knows it.
+
+The heartbeat works on the same leases from a thread of its own, so the table is guarded by a lock, held for moments
+only. Writes to one token are serialised: a lease is being beaten, or being settled, never both.
+
+A stored document is never changed in place: the heartbeat and a merge both start from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from apicas._documents import Document
+
+
+class Phase(Enum):
+    """Where a lease is in its life."""
+
+    HELD = "held"
+    SETTLING = "settling"
+    """Its outcome is on the way to the store, or waits to be."""
+    ENDED = "ended"
+    LOST = "lost"
+    """Somebody else has the token: nothing is written to it any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One claimed token."""
+
+    token_id: str
+    claim_id: str
+    stored: Document
+    """The document as this pilot last wrote it, or as somebody edited it since, with its revision."""
+    base: Document
+    """The document that the user's copy was made from."""
+    refreshed: float
+    """Monotonic seconds: when the write that the store's lock is of was sent."""
+    phase: Phase = Phase.HELD
+    beating: bool = False
+    beats: bool = True
+    """Whether the heartbeat refreshes it; not past its time limit."""
+    on_lost: Callable[[], None] | None = None
+    """Called once, in the loop that claimed it, when the lease is lost while the token is being worked."""
+    _idle: Callable[[], object] | None = field(default=None, repr=False)
+
+
+class Leases:
+    """The leases of one pilot."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __contains__(self, token_id: str) -> bool:
+        return token_id in self._leases
+
+    def __iter__(self) -> Iterator[Lease]:
+        with self._guard:
+            return iter(list(self._leases.values()))
+
+    def attach(self) -> None:
+        """Belong to the running loop: where `on_lost` is called."""
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, lease: Lease) -> None:
+        """Remember a new lease."""
+        with self._guard:
+            self._leases[lease.token_id] = lease
+
+    def get(self, token_id: str) -> Lease | None:
+        """The lease on a token, if this pilot holds one."""
+        return self._leases.get(token_id)
+
+    def take_due(self, now: float, age: float) -> list[Lease]:
+        """Begin to beat every lease whose lock was written `age` seconds ago, or longer. End each with `beaten`."""
+        with self._guard:
+            due = [
+                lease
+                for lease in self._leases.values()
+                if lease.phase is Phase.HELD and lease.beats and not lease.beating and now - lease.refreshed >= age
+            ]
+            for lease in due:
+                lease.beating = True
+            return due
+
+    def beaten(self, lease: Lease, *, stored: Document | None = None, refreshed: float | None = None) -> None:
+        """End the beat of a lease.
+
+        Args:
+            lease: begun with `take_due`.
+            stored: the document as it is in the store now; None where nothing is known to have changed.
+            refreshed: monotonic seconds at which the successful write was sent; None where there was none.
+        """
+        with self._guard:
+            lease.beating = False
+            if stored is not None:
+                lease.stored = stored
+            if refreshed is not None:
+                lease.refreshed = refreshed
+            idle, lease._idle = lease._idle, None  # noqa: SLF001 - the lease is this table's own
+        if idle is not None:
+            idle()
+
+    async def begin_settling(self, lease: Lease) -> bool:
+        """Keep the heartbeat off a lease from now on, once its present beat is through; False where it is lost."""
+        beat_ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        with self._guard:
+            if lease.phase is not Phase.HELD:
+                return lease.phase is Phase.SETTLING
+            lease.phase = Phase.SETTLING
+            if not lease.beating:
+                return True
+            lease._idle = lambda: loop.call_soon_threadsafe(beat_ended.set)  # noqa: SLF001 - as above
+        await beat_ended.wait()
+        return lease.phase is Phase.SETTLING
+
+    def end(self, lease: Lease) -> None:
+        """Forget a lease whose outcome is written."""
+        with self._guard:
+            lease.phase = Phase.ENDED
+            self._drop(lease)
+
+    def lose(self, lease: Lease) -> None:
+        """Forget a lease that somebody else took, and tell whoever works on the token."""
+        with self._guard:
+            if lease.phase in {Phase.ENDED, Phase.LOST}:
+                return
+            lease.phase = Phase.LOST
+            self._drop(lease)
+            callback, loop = lease.on_lost, self._loop
+        if callback is not None and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(callback)
+
+    def _drop(self, lease: Lease) -> None:
+        if self._leases.get(lease.token_id) is lease:
+            del self._leases[lease.token_id]

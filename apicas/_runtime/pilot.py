@@ -1,0 +1,389 @@
+"""The pilot: claims ahead of its workers, runs many tokens at once, and ends in good order.
+
+The way down is a ladder: stop claiming, hand back what has not started, let what runs finish within the grace period,
+cancel it, hand it back, write what waits, and only then let the leases go.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from apicas._runtime.committer import Ending
+from apicas._runtime.executor import Executor, ExecutorOptions
+from apicas._runtime.hooks import Work
+from apicas._runtime.keeper import Keeper, Tally
+from apicas._runtime.outcomes import Cut, Raised, describe
+from apicas.exceptions import ConfigError, Decision
+from apicas.policies import Backoff, claim_ahead
+from apicas.tokens import Token
+
+log = logging.getLogger("apicas")
+
+UNSTARTED_LIMIT = 30.0
+"""Seconds after which a token that was claimed ahead, and has not started, is handed back."""
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two calls of on_progress."""
+
+
+class TokenSource(Protocol):
+    """What a pilot asks of an iterator; see apicas.iterators.ViewIterator."""
+
+    @property
+    def keeper(self) -> Keeper:
+        """What keeps its tokens; RuntimeError before it is entered."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        ...
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None: ...
+
+    async def claim(self, wanted: int = 1) -> list[Token]:
+        """Claim up to `wanted` tokens; none only if there is none to be had for certain."""
+        ...
+
+    async def more(self) -> bool:
+        """Wait until there may be something to claim again; False at the end."""
+        ...
+
+    def stop(self) -> None:
+        """Hand out nothing from now on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a pilot runs.
+
+    Args:
+        workers: tokens worked at once; None for the number of cores that this process may use.
+        max_token_time: seconds for one token; what takes longer is a failure.
+        max_total_time: seconds after which nothing is claimed any more; what runs is finished.
+        max_tokens: tokens worked before the pilot ends.
+        max_scrub: how many times a failed token is tried again; over that it goes to error.
+        stop_function: asked after each token; the pilot ends when it says True. Plain or async.
+        stop_arguments: what it is called with.
+        grace: seconds that running tokens get to finish after a drain was asked for.
+        claim_ahead: most tokens held beyond those being worked; None for the default.
+        on_progress: called a few times a second with a Report so far.
+        handle_signals: drain on SIGTERM and SIGINT; only in the main thread, and only over default handlers.
+    """
+
+    workers: int | None = None
+    max_token_time: float | None = None
+    max_total_time: float | None = None
+    max_tokens: int | None = None
+    max_scrub: int = 0
+    stop_function: Callable[..., Any] | None = None
+    stop_arguments: Mapping[str, Any] = field(default_factory=dict)
+    grace: float = 20.0
+    claim_ahead: int | None = None
+    on_progress: Callable[[Report], None] | None = None
+    handle_signals: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it is at least 1")
+        for name in ("max_token_time", "max_total_time"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value:g} s; it is more than 0")
+        if self.max_scrub < 0 or self.grace < 0:
+            raise ConfigError("max_scrub and grace are not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a pilot did; also what it has done so far."""
+
+    claimed: int = 0
+    done: int = 0
+    failed: int = 0
+    """Ended in error."""
+    scrubbed: int = 0
+    """Failed, and sent back to todo: one that was tried three times counts two here."""
+    released: int = 0
+    """Handed back unfinished."""
+    lost: int = 0
+    """Taken by somebody else while it was worked."""
+    running: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    """Why the pilot ended."""
+
+    @property
+    def ended(self) -> int:
+        """Attempts that came to an end of their own: done, failed or scrubbed."""
+        return self.done + self.failed + self.scrubbed
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate of these ends."""
+        return self.ended / self.seconds if self.seconds > 0 else 0.0
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{number} {name}"
+            for name in ("done", "failed", "scrubbed", "released", "lost")
+            if (number := getattr(self, name)) or name == "done"
+        )
+        return f"{counts} in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s)"
+
+
+class Pilot:
+    """Runs the tokens of an iterator.
+
+    Args:
+        iterator: claims them; entered here unless it is already.
+        work: what is done to each.
+        options: how many, how long.
+    """
+
+    def __init__(self, iterator: TokenSource, work: Work, options: RunOptions, workers: int) -> None:
+        self._iterator = iterator
+        self._work = work
+        self._options = options
+        self._workers = workers
+        self._idle = workers
+        self._send: MemoryObjectSendStream[tuple[Token, float]]
+        self._receive: MemoryObjectReceiveStream[tuple[Token, float]]
+        self._send, self._receive = anyio.create_memory_object_stream(math.inf)
+        self._changed = anyio.Event()
+        self._came_back = anyio.Event()
+        self._reason = ""
+        self._draining = anyio.Event()
+        self._started = self._ended = 0
+        self._rate = 0.0
+        self._rate_of = (0.0, 0)
+        self._keeper: Keeper
+        self._executor: Executor
+        self._begun = self._paused = 0.0
+        self._before = Tally()
+
+    # The life of a pilot. -----------------------------------------------------------------------------------------
+
+    async def run(self) -> Report:
+        """Work tokens until there are no more, or a stop criterion is met."""
+        async with AsyncExitStack() as stack:
+            await self._enter(stack)
+            await self._set_up(stack)
+            async with anyio.create_task_group() as services:
+                services.start_soon(self._watch_time)
+                services.start_soon(self._watch_grace)
+                if self._options.on_progress is not None:
+                    services.start_soon(self._tell_progress)
+                async with anyio.create_task_group() as group:
+                    for _ in range(self._workers):
+                        group.start_soon(self._work_tokens)
+                    await self._feed()
+                    self._send.close()
+                services.cancel_scope.cancel()
+        report = self.report()
+        if self._options.on_progress is not None:
+            self._options.on_progress(report)
+        return report
+
+    async def _enter(self, stack: AsyncExitStack) -> None:
+        stack.callback(self._receive.close)
+        stack.callback(self._send.close)
+        try:
+            self._keeper = self._iterator.keeper
+        except RuntimeError:
+            await stack.enter_async_context(self._iterator)
+            self._keeper = self._iterator.keeper
+        self._begun = self._keeper.environment.monotonic()
+        self._rate_of = (self._begun, 0)
+        self._keeper.limit_scrubs(self._options.max_scrub)
+        self._keeper.watch_endings(self._note_ending)
+        self._executor = Executor(
+            self._work,
+            self._keeper,
+            ExecutorOptions(max_token_time=self._options.max_token_time, cleanup_time=self._options.grace),
+        )
+
+    async def _set_up(self, stack: AsyncExitStack) -> None:
+        if self._work.cleanup_env is not None:
+            stack.push_async_callback(self._clean_up, self._work.cleanup_env)
+        if self._work.prepare_env is not None:
+            await self._work.prepare_env()
+
+    async def _clean_up(self, cleanup_env: Callable[[], Any]) -> None:
+        with anyio.move_on_after(self._options.grace, shield=True):
+            await cleanup_env()
+
+    def report(self) -> Report:
+        """What was done so far."""
+        tally = self._keeper.tally
+        return Report(
+            claimed=tally.claimed,
+            done=tally.done,
+            failed=tally.failed,
+            scrubbed=tally.scrubbed,
+            released=tally.released,
+            lost=tally.lost,
+            running=self._executor.running,
+            seconds=self._keeper.environment.monotonic() - self._begun,
+            reason=self._reason,
+        )
+
+    # Claiming. ----------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        """Claim what the workers need, until the end."""
+        pauses = Backoff(first=0.05, most=5.0)
+        empty = 0
+        while not self._reason:
+            wanted = self._wanted()
+            if wanted <= 0:
+                await self._wait_for_change()
+                continue
+            tokens = await self._iterator.claim(wanted)
+            if tokens:
+                empty = 0
+                self._take(tokens)
+            elif self._keeper.held:  # what is being worked may yet come back to todo
+                await self._wait_for_return(pauses.delay(empty, self._keeper.environment.rng))
+                empty += 1
+            elif not await self._iterator.more():
+                self.stop("the iterator was stopped" if self._iterator.stopped else "no more tokens")
+
+    def _wanted(self) -> int:
+        self._measure_rate()
+        buffered = self._buffered
+        ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
+        wanted = self._idle + ahead - buffered
+        if self._options.max_tokens is not None:
+            wanted = min(wanted, self._options.max_tokens - self._started - buffered)
+        # Not one by one as workers come free while there is a stock: in batches worth a request.
+        return wanted if buffered < self._idle or wanted * 4 >= self._workers + ahead else 0
+
+    @property
+    def _buffered(self) -> int:
+        return self._receive.statistics().current_buffer_used
+
+    def _measure_rate(self) -> None:
+        now = self._keeper.environment.monotonic()
+        since, ended = self._rate_of
+        if self._ended - ended >= self._workers and now > since:
+            latest = (self._ended - ended) / (now - since)
+            self._rate = latest if not self._rate else (self._rate + latest) / 2
+            self._rate_of = (now, self._ended)
+
+    def _take(self, tokens: list[Token]) -> None:
+        now = self._keeper.environment.monotonic()
+        for token in tokens:
+            if self._reason:
+                self._keeper.give_back(token, Cut())
+            else:
+                self._send.send_nowait((token, now))
+
+    async def _wait_for_change(self) -> None:
+        self._changed = anyio.Event()
+        with anyio.move_on_after(UNSTARTED_LIMIT / 2):
+            await self._changed.wait()
+        self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
+
+    async def _wait_for_return(self, seconds: float) -> None:
+        """Wait, though not beyond the moment at which a token of ours is back in todo, or nothing is held any more."""
+        self._came_back = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._came_back.wait()
+
+    def _hand_back_unstarted(self, before: float) -> None:
+        """Hand back buffered tokens that were claimed before a monotonic time: somebody else may be idle."""
+        for _ in range(self._buffered):
+            token, claimed = self._receive.receive_nowait()
+            if claimed < before:
+                self._keeper.give_back(token, Cut())
+            else:
+                self._send.send_nowait((token, claimed))
+
+    # Working. -----------------------------------------------------------------------------------------------------
+
+    async def _work_tokens(self) -> None:
+        """Be one worker."""
+        async for token, _ in self._receive:
+            self._idle -= 1
+            self._started += 1
+            try:
+                await self._work_one(token)
+            finally:
+                self._idle += 1
+                self._changed.set()
+            self._check_ends()
+
+    async def _work_one(self, token: Token) -> None:
+        verdict = await self._executor.run(token)
+        if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
+            log.warning("token %s: %s", token.id, describe(verdict.error))
+        self._keeper.give_back(token, verdict)
+        self._ended += 1
+        function = self._options.stop_function
+        if function is not None and not self._reason:
+            answer = function(**self._options.stop_arguments)
+            if await answer if hasattr(answer, "__await__") else answer:
+                self.stop("stop_function said so")
+
+    def _check_ends(self) -> None:
+        if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
+            self.stop(f"max_tokens={self._options.max_tokens} were worked")
+
+    def _note_ending(self, ending: Ending) -> None:
+        if ending in {Ending.SCRUBBED, Ending.RELEASED} or not self._keeper.held:
+            self._came_back.set()
+
+    # Ending. ------------------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Claim nothing more and hand back what has not started; what runs is finished."""
+        if self._reason:
+            return
+        self._reason = reason
+        self._iterator.stop()
+        self._hand_back_unstarted(math.inf)
+        self._changed.set()
+        self._came_back.set()
+
+    def drain(self, reason: str) -> None:
+        """Stop, and give what runs the grace period to finish; then it is cancelled and handed back."""
+        self.stop(reason)
+        self._reason = reason
+        self._draining.set()
+
+    def cut(self) -> None:
+        """End all work now."""
+        self._executor.cancel()
+
+    async def _watch_time(self) -> None:
+        if self._options.max_total_time is not None:
+            await anyio.sleep(self._options.max_total_time)
+            self.stop(f"max_total_time={self._options.max_total_time:g} s is over")
+
+    async def _watch_grace(self) -> None:
+        await self._draining.wait()
+        await anyio.sleep(self._options.grace)
+        if self._executor.running:
+            log.warning("%d tokens still run after %g s: cancelled", self._executor.running, self._options.grace)
+        self.cut()
+
+    async def _tell_progress(self) -> None:
+        while True:
+            self._options.on_progress(self.report())  # type: ignore[misc]  # started only where there is one
+            await anyio.sleep(PROGRESS_INTERVAL)

@@ -1,0 +1,173 @@
+"""The reaper: takes back what dead pilots left locked. It runs in every pilot; there is no leader.
+
+What is stale is decided by apicas.policies.is_stale; then the token is reclaimed by compare-and-swap on exactly the
+revision that was watched, so an owner that comes back in that moment wins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from apicas._documents import Document
+from apicas._runtime.environment import Environment
+from apicas._runtime.leases import Leases
+from apicas.clients.port import Client, ViewQuery
+from apicas.exceptions import PoolError
+from apicas.modifiers import TokenModifier
+from apicas.policies import LeaseTimes, Watch, is_stale, jittered, look_again
+from apicas.tokens import TokenState, annex, count, is_foreign_lock, state_of
+
+log = logging.getLogger("apicas.reaper")
+
+LOCKED_VIEW = "Monitor/locked"
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaperOptions:
+    """What the reaper may take.
+
+    Args:
+        foreign_lock_timeout: seconds after which a lock that apicas did not set is stale; None for never.
+        max_crashes: how many pilots may vanish under a token before it goes to error.
+    """
+
+    foreign_lock_timeout: float | None = None
+    max_crashes: int = 5
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What one sweep found."""
+
+    reclaimed: int = 0
+    unaccounted: set[str] = field(default_factory=set)
+    """Tokens that other apicas pilots hold, none of which has been seen to beat since this pilot first looked."""
+
+
+class Reaper:
+    """Sweeps the locked tokens.
+
+    Args:
+        client: the pool.
+        leases: what this pilot holds itself.
+        modifier: takes a token from its owner.
+        times: the lease and what follows from it.
+        environment: clocks and dice.
+        options: what it may take.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        leases: Leases,
+        modifier: TokenModifier,
+        times: LeaseTimes,
+        environment: Environment,
+        options: ReaperOptions,
+    ) -> None:
+        self._client = client
+        self._leases = leases
+        self._modifier = modifier
+        self._times = times
+        self._environment = environment
+        self._options = options
+        self._watches: dict[str, Watch] = {}
+        self._one_at_a_time = anyio.Lock()
+        self._away = False
+
+    async def run_once(self) -> Sweep:
+        """Look at every locked token of others, and take what is stale."""
+        async with self._one_at_a_time:
+            return await self._sweep()
+
+    async def _sweep(self) -> Sweep:
+        sweep = Sweep()
+        watches: dict[str, Watch] = {}
+        try:
+            async for document in self._locked():
+                await self._consider(document, watches, sweep)
+        except PoolError:
+            # After an outage nothing is stale until its owner has had time to come back.
+            self._watches.clear()
+            raise
+        self._watches = watches
+        return sweep
+
+    async def _locked(self) -> AsyncIterator[Document]:
+        query = ViewQuery(limit=_PAGE, include_docs=True)
+        while rows := await self._client.query(LOCKED_VIEW, query):
+            for row in rows:
+                if row.document is not None:
+                    yield row.document
+            if len(rows) < _PAGE:
+                return
+            query = ViewQuery(limit=_PAGE, include_docs=True, start_key=_next_key(rows[-1].key))
+
+    async def _consider(self, document: Document, watches: dict[str, Watch], sweep: Sweep) -> None:
+        token_id = document["_id"]
+        if token_id in watches or token_id in self._leases or state_of(document) is not TokenState.LOCKED:
+            return
+        now = self._environment.monotonic()
+        watch = look_again(self._watches.get(token_id), document["_rev"], now, 2 * self._times.sweep)
+        watches[token_id] = watch
+        if self._is_stale(document, watch):
+            if await self._reclaim(document):
+                sweep.reclaimed += 1
+                del watches[token_id]
+        elif not watch.beaten and not is_foreign_lock(document):
+            sweep.unaccounted.add(token_id)
+
+    def _is_stale(self, document: Document, watch: Watch) -> bool:
+        return is_stale(
+            document,
+            watch,
+            store_now=self._client.time(),
+            default_lease=self._times.lease,
+            owner_is_gone=self._environment.owner_is_gone(document),
+            foreign_lock_timeout=self._options.foreign_lock_timeout,
+        )
+
+    async def _reclaim(self, document: Document) -> bool:
+        now = self._client.time()
+        reclaimed = self._modifier.reclaim(dict(document), now)
+        crashes = count(annex(reclaimed).get("crashes"))
+        if crashes > self._options.max_crashes:
+            message = f"{crashes} pilots vanished while they held this token; the limit is {self._options.max_crashes}"
+            reclaimed = self._modifier.set_error(reclaimed, message, None, now)
+        (result,) = await self._client.save([reclaimed])
+        if result.written:
+            log.warning(
+                "reclaimed token %s from %s, silent for %d s",
+                document["_id"],
+                _owner(document),
+                max(0, now - annex(document).get("lock", now)),
+            )
+        return result.written
+
+    async def run(self) -> None:
+        """Sweep for ever, at once and then at intervals."""
+        while True:
+            try:
+                await self.run_once()
+            except PoolError as error:
+                if not self._away:
+                    log.warning("sweep: %s", error)
+                self._away = True
+            else:
+                self._away = False
+            await anyio.sleep(jittered(self._times.sweep, self._environment.rng))
+
+
+def _next_key(key: Any) -> Any:
+    """The smallest key after this one, so that a page begins behind the one before."""
+    return f"{key}\x00" if isinstance(key, str) else key
+
+
+def _owner(document: Mapping[str, Any]) -> str:
+    return f"pilot {annex(document).get('pilot', '?')} on {document.get('hostname') or '?'}"

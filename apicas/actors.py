@@ -1,0 +1,209 @@
+"""Actors: the user's class with the work in it, and `run()` for a function without one.
+
+The six steps: extend RunActor, write process_token, make a client, a modifier and an iterator, hand them over, run.
+
+    class Squares(apicas.RunActor):
+        async def process_token(self, token):
+            return token["input"] ** 2
+
+    async with apicas.connect("sqlite:///pool.db") as client:
+        iterator = apicas.BasicViewIterator(client, apicas.BasicTokenModifier())
+        report = await Squares(iterator).run(workers=8)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import fields
+from typing import Any
+
+from typing_extensions import TypedDict, Unpack
+
+from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
+from apicas._runtime.pilot import Pilot, Report, RunOptions
+from apicas._runtime.signals import SignalLadder
+from apicas.clients.connect import connect
+from apicas.clients.port import Client
+from apicas.exceptions import ConfigError
+from apicas.iterators import BasicViewIterator, EndlessViewIterator, IteratorKeywords, ViewIterator
+from apicas.modifiers import TokenModifier
+from apicas.tokens import Token
+
+
+class RunKeywords(TypedDict, total=False):
+    """The fields of RunOptions, as keywords; and max_tasks, PiCaS's name for max_tokens."""
+
+    workers: int | None
+    max_token_time: float | None
+    max_total_time: float | None
+    max_tokens: int | None
+    max_tasks: int | None
+    max_scrub: int
+    stop_function: Callable[..., Any] | None
+    stop_arguments: Mapping[str, Any]
+    grace: float
+    claim_ahead: int | None
+    on_progress: Callable[[Report], None] | None
+    handle_signals: bool
+
+
+class RunActor:
+    """Extend it, and write process_token. All hooks may be async, or plain functions, which run in a thread.
+
+    Order: prepare_env; for each token prepare_run, process_token, cleanup_run; cleanup_env. cleanup_run comes after
+    every token, cleanup_env at every end, failures included. If prepare_env raises nothing is claimed and run()
+    raises it; if prepare_run raises the token has failed, and process_token is left out.
+
+    Args:
+        iterator: claims the tokens.
+        modifier: changes tokens; the iterator's where it is left out.
+    """
+
+    def __init__(self, iterator: ViewIterator, modifier: TokenModifier | None = None) -> None:
+        self.iterator = iterator
+        self.modifier = modifier or getattr(iterator, "modifier", None)
+
+    def process_token(self, token: Token) -> Any:
+        """Work one token. What it returns becomes the token's `output`; None leaves that as it is.
+
+        Raise apicas.Retry, apicas.Fail or apicas.Release to say outright how the token ends; any other exception is
+        recorded in it, and it is tried again up to max_scrub times.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no process_token")
+
+    def prepare_env(self) -> Any:
+        """Once, before the first token is claimed."""
+
+    def prepare_run(self, token: Token) -> Any:
+        """Before each token; may also be written without the token."""
+
+    def cleanup_run(self, token: Token) -> Any:
+        """After each token, also after a failure; may also be written without the token."""
+
+    def cleanup_env(self) -> Any:
+        """Once, at the end."""
+
+    async def run(self, **options: Unpack[RunKeywords]) -> Report:
+        """Work tokens until there are no more, or a stop criterion is met.
+
+        Args:
+            options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
+                stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals. As in PiCaS, keywords
+                that are none of these go to stop_function.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: an option cannot be used.
+            AccessDeniedError: the pool refuses us.
+        """
+        return await run_pilot(self.iterator, lambda workers: _work_of(self, workers), run_options(dict(options)))
+
+
+def run_options(keywords: dict[str, Any]) -> RunOptions:
+    """The options from keywords.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    if "max_tasks" in keywords:
+        keywords["max_tokens"] = keywords.pop("max_tasks")
+    known = {option.name for option in fields(RunOptions)}
+    unknown = {name: keywords.pop(name) for name in list(keywords) if name not in known}
+    if unknown:
+        if keywords.get("stop_function") is None:
+            raise ConfigError(f"run() has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        keywords["stop_arguments"] = {**keywords.get("stop_arguments", {}), **unknown}
+    return RunOptions(**keywords)
+
+
+async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], options: RunOptions) -> Report:
+    """Run one pilot to its end, by itself or by a signal.
+
+    Args:
+        iterator: claims the tokens.
+        make_work: makes the work for a number of workers.
+        options: how.
+    """
+    workers = options.workers or usable_cores()
+    pilot = Pilot(iterator, make_work(workers), options, workers)
+    ladder = SignalLadder(pilot.drain, pilot.cut)
+    with ladder.installed() if options.handle_signals else nullcontext():
+        return await pilot.run()
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # no such call on this system
+        return os.cpu_count() or 1
+
+
+def _work_of(actor: RunActor, workers: int) -> Work:
+    limiter = thread_limiter(workers)
+
+    def own(name: str) -> Any:
+        """The actor's hook; None where the class does not define one, so that nothing is called."""
+        return getattr(actor, name) if getattr(type(actor), name) is not getattr(RunActor, name) else None
+
+    if own("process_token") is None:
+        raise ConfigError(f"{type(actor).__name__} has no process_token")
+    hooks = {name: own(name) for name in ("prepare_run", "cleanup_run", "prepare_env", "cleanup_env")}
+    return Work(
+        process=token_hook(actor.process_token, limiter),
+        prepare=hooks["prepare_run"] and token_hook(hooks["prepare_run"], limiter),
+        cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
+        prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
+        cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
+    )
+
+
+class RunFunctionKeywords(RunKeywords, IteratorKeywords, total=False):
+    """What run() takes beside the work and the pool."""
+
+    view: str
+    endless: bool
+
+
+async def run(
+    work: Callable[..., Any] | type[RunActor], pool: str | Client, **options: Unpack[RunFunctionKeywords]
+) -> Report:
+    """Work the tokens of a pool with a function or an actor.
+
+    Drains on SIGTERM and SIGINT if this is the main thread and nobody else handles them.
+
+    Args:
+        work: a function of the token, async or plain; or a RunActor class, which is called with the iterator.
+        pool: the pool's address, or an open client.
+        options: as for RunActor.run; `view`, and `endless=True` to wait for work for ever; and how tokens are kept:
+            lock_timeout, foreign_lock_timeout, max_crashes, linger.
+
+    Returns:
+        What was done.
+    """
+    keywords: dict[str, Any] = {"handle_signals": True, **options}
+    view, endless = keywords.pop("view", "Monitor/todo"), keywords.pop("endless", False)
+    names = IteratorKeywords.__annotations__.keys() - RunKeywords.__annotations__.keys()
+    keeping: dict[str, Any] = {name: keywords.pop(name) for name in list(keywords) if name in names}
+    run_settings = run_options(keywords)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
+        iterator: ViewIterator = BasicViewIterator(client, view=view, **keeping)
+        if endless:
+            iterator = EndlessViewIterator(iterator)
+        return await run_pilot(iterator, _maker(work, iterator), run_settings)
+
+
+def _maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator) -> Callable[[int], Work]:
+    if isinstance(work, type):
+        if not issubclass(work, RunActor):
+            raise ConfigError(f"{work.__name__} is no RunActor")
+        actor = work(iterator)
+        return lambda workers: _work_of(actor, workers)
+    if not callable(work):
+        raise ConfigError(f"{work!r} is neither a function nor an actor")
+    return lambda workers: Work(process=token_hook(work, thread_limiter(workers)))
