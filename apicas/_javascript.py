@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)\Z", re.ASCII)
-_RADIX = {"0x": 16, "0X": 16, "0o": 8, "0O": 8, "0b": 2, "0B": 2}
+_RADIX_LITERAL = re.compile(r"0(?:[xX]([0-9a-fA-F]+)|[oO]([0-7]+)|[bB]([01]+))\Z", re.ASCII)
+# More significant digits than a double has room for, in any base. Python refuses to read much longer integers.
+_MAX_DIGITS = 1100
 # parseInt skips what JavaScript calls white space, which is what str.strip removes, less four control characters.
 _SPACE = (
     "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -46,16 +49,42 @@ def parse_int(value: Any) -> float:
     if match is None:
         return math.nan
     sign, hexadecimal, decimal = match.groups()
-    digits = hexadecimal or decimal
-    if len(digits) > 400:  # beyond what a double holds, and Python refuses to read much longer integers
-        magnitude = math.inf if digits.strip("0") else 0.0
-    else:
-        magnitude = _to_double(int(digits, 16 if hexadecimal else 10))
+    magnitude = _read_digits(hexadecimal or decimal, 16 if hexadecimal else 10)
     return -magnitude if sign == "-" else magnitude
+
+
+def has_string(value: Any) -> bool:
+    """Whether JavaScript can make a string of a JSON value.
+
+    It throws for an object whose own `toString` hides the inherited one, and for an array with such an object in it.
+    """
+    return not any(isinstance(leaf, Mapping) and "toString" in leaf for leaf in _leaves(value))
 
 
 def to_string(value: Any) -> str:
     """The string that JavaScript makes of a JSON value."""
+    if isinstance(value, (list, tuple)):
+        return ",".join("" if leaf is None else _leaf_to_string(leaf) for leaf in _leaves(value))
+    return _leaf_to_string(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What JavaScript joins with commas, in its order; an empty array counts as an empty string.
+
+    The string of a nested array is that of its elements, so there is no need to recurse, whatever the depth.
+    """
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if not isinstance(item, (list, tuple)):
+            yield item
+        elif item:
+            stack.extend(reversed(item))
+        else:
+            yield ""
+
+
+def _leaf_to_string(value: Any) -> str:
     if isinstance(value, str):
         return value
     if value is None:
@@ -64,8 +93,6 @@ def to_string(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return _number_to_string(_to_double(value))
-    if isinstance(value, (list, tuple)):
-        return ",".join("" if item is None else to_string(item) for item in value)
     return "[object Object]"
 
 
@@ -80,22 +107,18 @@ def _string_to_number(text: str) -> float:
     text = text.strip(_SPACE)
     if not text:
         return 0.0
-    radix = _RADIX.get(text[:2])
-    if radix is not None:
-        digits = text[2:]
-        # int() would also take signs, blanks and underscores here; JavaScript takes none of them.
-        return (
-            _to_double(int(digits, radix))
-            if digits.isascii() and digits.isalnum() and _fits(digits, radix)
-            else math.nan
-        )
+    literal = _RADIX_LITERAL.match(text)
+    if literal is not None:
+        hexadecimal, octal, binary = literal.groups()
+        return _read_digits(hexadecimal or octal or binary, 16 if hexadecimal else 8 if octal else 2)
     if _NUMBER.match(text):
         return float(text)
     return {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}.get(text, math.nan)
 
 
-def _fits(digits: str, radix: int) -> bool:
-    return all(int(digit, 36) < radix for digit in digits)
+def _read_digits(digits: str, base: int) -> float:
+    significant = digits.lstrip("0")
+    return math.inf if len(significant) > _MAX_DIGITS else _to_double(int(significant or "0", base))
 
 
 def _number_to_string(number: float) -> str:
