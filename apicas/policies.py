@@ -179,7 +179,7 @@ def look_again(watch: Watch | None, revision: str, now: float, longest_gap: floa
 def lease_of(document: Mapping[str, Any], default: float) -> float:
     """The lease that the claim of a document carries, in seconds."""
     lease = annex(document).get("lease")
-    return max(MIN_LEASE, to_number(lease)) if isinstance(lease, (int, float)) and lease == lease else default
+    return max(MIN_LEASE, to_number(lease)) if isinstance(lease, (int, float)) and lease > 0 else default
 
 
 def is_stale(
