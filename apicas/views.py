@@ -7,13 +7,16 @@ condition (by core count, by workflow), in a design document of its own:
     View("SingleCore/todo", TokenState.TODO, field("cores") == 1)
 
 A condition compares like with like: a number with a number, a string with a string. A field that is missing, or of
-another type, fulfils no comparison, `!=` included.
+another type, fulfils no comparison, `!=` included. Numbers are doubles, as in JavaScript. Strings are ordered by code
+point, but CouchDB puts what is beyond U+FFFF before U+E000.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from typing import Any, Final, TypeAlias
 
 from typing_extensions import override
 
+from apicas._documents import shown
+from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
 from apicas.tokens import TokenState, state_of
 
@@ -45,6 +50,8 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+# SQLite ends a text at a NUL, and a lone surrogate is no text at all.
+_UNSEARCHABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _JAVASCRIPT_OPERATORS: Final[Mapping[str, str]] = {
     **{name: name for name in _OPERATORS},
     "==": "===",
@@ -127,8 +134,6 @@ class Field:
 
 def field(*path: str) -> Field:
     """Name a field of a document by its path: `field("cores")`, `field("input", "cores")`."""
-    if not path or not all(isinstance(key, str) and key for key in path):
-        raise ConfigError("a field is named by one or more strings")
     return Field(path)
 
 
@@ -143,10 +148,9 @@ class Comparison(Condition):
     def __post_init__(self) -> None:
         if self.operator not in _OPERATORS:
             raise ConfigError(f"{self.operator!r} is no comparison; there are {' '.join(_OPERATORS)}")
-        if not isinstance(self.value, (str, int, float)):
-            raise ConfigError(f"a field is compared with a string, a number or a boolean, not with {self.value!r}")
-        if self.value != self.value or self.value in (float("inf"), float("-inf")):
-            raise ConfigError("a field is compared with a finite number")
+        if not self.path or not all(_is_text(key) and key for key in self.path):
+            raise ConfigError("a field is named by one or more strings, none of them empty or with a NUL character")
+        _check_scalar(self.value)
 
     @override
     def matches(self, document: Mapping[str, Any]) -> bool:
@@ -155,7 +159,8 @@ class Comparison(Condition):
             if not isinstance(found, Mapping) or key not in found:
                 return False
             found = found[key]
-        return _json_type(found) == _json_type(self.value) and _OPERATORS[self.operator](found, self.value)
+        same_type = _json_type(found) == _json_type(self.value)
+        return same_type and _OPERATORS[self.operator](_comparable(found), _comparable(self.value))
 
     @override
     def javascript(self) -> str:
@@ -173,12 +178,11 @@ class Comparison(Condition):
         types = {"string": "'text'", "number": "'integer', 'real'", "boolean": "'true', 'false'"}[
             _json_type(self.value)
         ]
+        found = f"json_extract({body}, ?)"
+        if _json_type(self.value) == "number":
+            found = f"CAST({found} AS REAL)"
         comparison = "=" if self.operator == "==" else self.operator
-        return f"(json_type({body}, ?) IN ({types}) AND json_extract({body}, ?) {comparison} ?)", [
-            path,
-            path,
-            self.value,
-        ]
+        return f"(json_type({body}, ?) IN ({types}) AND {found} {comparison} ?)", [path, path, _comparable(self.value)]
 
     @override
     def to_json(self) -> Any:
@@ -270,7 +274,7 @@ def condition_from_json(value: Any) -> Condition:
             return Either(tuple(condition_from_json(part) for part in parts))
         case {"not": part}:
             return Not(condition_from_json(part))
-    raise ConfigError(f"{value!r} is no stored condition")
+    raise ConfigError(f"{shown(value)} is no stored condition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +295,8 @@ class View:
         object.__setattr__(self, "name", full_name(self.name))
         if self.state not in STATES:
             raise ConfigError(f"a view lists todo, locked, done or error tokens, not those in {self.state}")
+        if self.design == MONITOR and (self.name != f"{MONITOR}/{self.state}" or self.where is not None):
+            raise ConfigError(f"{self.name}: the views of Monitor are fixed; name a design document of your own")
 
     @property
     def design(self) -> str:
@@ -348,12 +354,32 @@ def monitor_design() -> dict[str, Any]:
 
 
 def _join(word: str, conditions: Sequence[Condition], body: str, *, empty: str) -> SQL:
-    texts, parameters = [], []
-    for condition in conditions:
-        text, more = condition.sql(body)
-        texts.append(text)
-        parameters += more
-    return f"({word.join(texts) or empty})", parameters
+    if not conditions:
+        return empty, []
+    if len(conditions) == 1:
+        return conditions[0].sql(body)
+    # By halves, since SQLite takes a chain of a thousand ORs for an expression a thousand deep, and refuses it.
+    half = len(conditions) // 2
+    left, right = (_join(word, part, body, empty=empty) for part in (conditions[:half], conditions[half:]))
+    return f"({left[0]}{word}{right[0]})", [*left[1], *right[1]]
+
+
+def _check_scalar(value: Any) -> None:
+    if not isinstance(value, (str, int, float)):
+        raise ConfigError(f"a field is compared with a string, a number or a boolean, not with {shown(value)}")
+    if isinstance(value, str) and not _is_text(value):
+        raise ConfigError("a field is compared with text, without NUL characters")
+    if not isinstance(value, str) and not math.isfinite(to_number(value)):
+        raise ConfigError("a field is compared with a finite number")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a string that every store can look for."""
+    return isinstance(value, str) and not _UNSEARCHABLE.search(value)
+
+
+def _comparable(value: Any) -> Any:
+    return to_number(value) if _json_type(value) == "number" else value
 
 
 def _json_type(value: Any) -> str:

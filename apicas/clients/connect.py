@@ -21,7 +21,10 @@ def connect(pool: str, **options: Any) -> PoolClient:
     Raises:
         ConfigError: the address is none of these.
     """
-    parts = urlsplit(pool)
+    try:
+        parts = urlsplit(pool)
+    except ValueError:  # unbalanced brackets around an IPv6 address
+        raise ConfigError(f"{_shown(pool)!r} is no pool's address") from None
     # Imported where needed: a pilot on a SQLite file pays for no HTTP library.
     if pool in {"memory:", "memory://"}:
         from apicas.clients.memory import MemoryClient  # noqa: PLC0415
