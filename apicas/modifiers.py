@@ -19,6 +19,7 @@ from typing_extensions import override
 from apicas._javascript import parse_int
 from apicas.tokens import (
     ERROR_MARK,
+    MAX_ERRORS,
     MAX_HISTORY,
     Change,
     TokenState,

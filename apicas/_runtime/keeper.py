@@ -16,11 +16,11 @@ from typing import Any, Self
 import anyio
 
 from apicas._runtime.claims import Claimed, Claimer, copy_of
-from apicas._runtime.committer import Committer, Ending, Settlement
+from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
 from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.heartbeat import Heartbeat
-from apicas._runtime.leases import Leases, Phase
-from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict
+from apicas._runtime.leases import Lease, Leases, Phase
+from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import Decision, LeaseLostError, PoolError
@@ -127,7 +127,7 @@ class Keeper:
                 raise
             if leaf is error:
                 return False
-        raise leaf
+        raise leaf from leaf.__cause__
 
     async def _farewell(self) -> None:
         """Hand back what is held and write what waits, also while being cancelled, within a bounded time."""
@@ -198,12 +198,19 @@ class Keeper:
             return None
         settlement = Settlement(
             lease,
-            self._concluding.conclude(token, lease, verdict),
+            self._conclude(token, lease, verdict),
             rejected=lambda reason: self._concluding.rejected(lease, reason),
             settled=self._count,
         )
         self._committer.submit(settlement)
         return settlement
+
+    def _conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
+        try:
+            return self._concluding.conclude(token, lease, verdict)
+        except Exception as error:  # what the user left in the token; one bad token never ends the pilot
+            log.exception("token %s was left in a state that cannot be written", lease.token_id)
+            return self._concluding.rejected(lease, describe(error))
 
     def _count(self, ending: Ending) -> None:
         self.tally.count(ending)
