@@ -297,7 +297,7 @@ class BasicTokenModifier:
         """Send the token back to todo unfinished, without charging it: shutdown, hand-back.
 
         Raises:
-            TransitionError: the token is not locked.
+            TransitionError: the token is in todo.
         """
         self._allow(Change.RELEASE, token)
         time = self._time(now)

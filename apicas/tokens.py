@@ -76,7 +76,8 @@ TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, tuple[TokenState, ...]]]]
         Change.ADD_OUTPUT: {_TODO: (_TODO,), _LOCKED: (_LOCKED,), _DONE: (_DONE,), _ERROR: (_ERROR,)},
         Change.SCRUB: {_LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
         Change.SET_ERROR: {_TODO: (_ERROR,), _LOCKED: (_ERROR,), _DONE: (_ERROR,), _ERROR: (_ERROR,)},
-        Change.RELEASE: {_LOCKED: (_TODO,)},
+        # The user's code may have closed a token before its pilot was told to stop.
+        Change.RELEASE: {_LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
         Change.RECLAIM: {_LOCKED: (_TODO,)},
         Change.RESET: {_TODO: (_TODO,), _LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
     }
