@@ -21,7 +21,8 @@ _SPACE = (
     "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
-_INTEGER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|(\d+))", re.ASCII)
+# After 0x only hexadecimal digits count: `parseInt("0x")` is NaN, not 0.
+_INTEGER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|(?!0[xX])(\d+))", re.ASCII)
 
 
 def to_number(value: Any) -> float:
