@@ -63,7 +63,7 @@ class _Pool:
     ids: list[str] = field(default_factory=list)
     """All ids in order, as the views list them."""
     states: dict[str, TokenState] = field(default_factory=dict)
-    views: dict[str, View] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=lambda: dict(MONITOR_VIEWS))
     changes: dict[str, StoredChange] = field(default_factory=dict)
     """The last change of each document, in the order of their numbers."""
     sequence: int = 0
