@@ -265,15 +265,22 @@ def condition_from_json(value: Any) -> Condition:
     Raises:
         ConfigError: for anything else.
     """
+    try:
+        return _read_condition(value)
+    except RecursionError:
+        raise ConfigError("the stored condition is nested too deeply") from None
+
+
+def _read_condition(value: Any) -> Condition:
     match value:
         case {"path": list(path), "operator": str(name), "value": scalar}:
             return Comparison(tuple(path), name, scalar)
         case {"every": list(parts)}:
-            return Every(tuple(condition_from_json(part) for part in parts))
+            return Every(tuple(_read_condition(part) for part in parts))
         case {"either": list(parts)}:
-            return Either(tuple(condition_from_json(part) for part in parts))
+            return Either(tuple(_read_condition(part) for part in parts))
         case {"not": part}:
-            return Not(condition_from_json(part))
+            return Not(_read_condition(part))
     raise ConfigError(f"{shown(value)} is no stored condition")
 
 

@@ -37,14 +37,14 @@ def ask_node(body: str, values: Iterable[Any]) -> list[Any]:
     return [json.loads(line) for line in done.stdout.split("\n")]
 
 
-def listed_by(map_function: str, documents: Iterable[Any]) -> list[list[Any]]:
-    """The keys that a CouchDB map function emits for each document; none where it throws, as CouchDB does."""
+def listed_by(cases: Iterable[tuple[str, Any]]) -> list[list[Any]]:
+    """The keys that CouchDB map functions emit, each for its document; none where one throws, as in CouchDB."""
     return ask_node(
-        f"""
+        """
         const keys = [];
         const emit = (key) => keys.push(key);
-        try {{ ({map_function})(value); }} catch (error) {{ return []; }}
+        try { eval(`(${value[0]})`)(value[1]); } catch (error) { return error instanceof TypeError ? [] : ["?"]; }
         return keys;
         """,
-        documents,
+        cases,
     )

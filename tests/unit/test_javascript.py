@@ -62,7 +62,7 @@ def test_a_numeral_is_its_number(text: str, number: float) -> None:
     assert to_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["1_000", "+0x10", "0x", "0b2", "infinity", "1 2", ".", "١", "0x_1", "1\x1c"])
+@pytest.mark.parametrize("text", ["1_000", "+0x10", "0x", "0b2", "infinity", "1 2", ".", "\u0661", "0x_1", "1\x1c"])
 def test_what_only_python_reads_is_no_number(text: str) -> None:
     assert math.isnan(to_number(text))
 
@@ -81,6 +81,11 @@ def test_no_value_is_too_odd(value: Any) -> None:
     assert isinstance(parse_int(value), float)
     assert isinstance(has_string(value), bool)
     assert isinstance(to_string(value), str)
+
+
+def test_fifty_megabytes_of_digits_are_read() -> None:
+    assert parse_int("0" * 50_000_000 + "7") == 7
+    assert to_number("1" * 50_000_000) == math.inf
 
 
 @given(VALUES)
