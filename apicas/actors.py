@@ -63,7 +63,7 @@ class RunActor:
 
     def __init__(self, iterator: ViewIterator, modifier: TokenModifier | None = None) -> None:
         self.iterator = iterator
-        self.modifier = modifier or getattr(iterator, "modifier", None)
+        self.modifier: TokenModifier = modifier or iterator.modifier
 
     def process_token(self, token: Token) -> Any:
         """Work one token. What it returns becomes the token's `output`; None leaves that as it is.

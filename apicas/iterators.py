@@ -63,6 +63,9 @@ class ViewIterator(ABC):
         self._stopped = False
         self._stop_event = anyio.Event()
 
+    modifier: TokenModifier
+    """Changes the tokens that this iterator hands out."""
+
     @property
     @abstractmethod
     def keeper(self) -> Keeper:
@@ -129,7 +132,7 @@ class _OwnViewIterator(ViewIterator):
         if not views:
             raise ConfigError("an iterator needs at least one view")
         self.client = client
-        self.modifier: TokenModifier = modifier or BasicTokenModifier()
+        self.modifier = modifier or BasicTokenModifier()
         self.views = tuple(full_name(view) for view in views)
         options: dict[str, Any] = dict(keywords)
         self._linger = options.pop("linger", True)
@@ -275,6 +278,7 @@ class EndlessViewIterator(ViewIterator):
     ) -> None:
         super().__init__()
         self.iterator = iterator
+        self.modifier = iterator.modifier
         self.stop_callback = stop_callback
         self.stop_arguments = stop_arguments
         self._backoff = Backoff(first=0.1, most=poll)

@@ -105,6 +105,18 @@ class TokenModifier(Protocol):
         """Show that the owner lives: a new lock time."""
         ...
 
+    def unlock(self, token: M) -> M:
+        """Take the lock off."""
+        ...
+
+    def unclose(self, token: M) -> M:
+        """Take the end off."""
+        ...
+
+    def add_output(self, token: M, output: Mapping[str, Any]) -> M:
+        """Put fields into the token."""
+        ...
+
     def close(self, token: M, now: float | None = None) -> M:
         """End the token: exit code 0 where none was set."""
         ...

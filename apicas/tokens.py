@@ -208,11 +208,13 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         keeper: whom the token is settled with; None for one that nobody has claimed.
     """
 
-    __slots__ = ("_document", "_keeper")
+    __slots__ = ("_claimed_id", "_document", "_keeper")
 
     def __init__(self, document: Document, keeper: Keeper | None = None) -> None:
         self._document = document
         self._keeper = keeper
+        # What was claimed stays known whatever the user writes into the mapping.
+        self._claimed_id: str | None = None if keeper is None else document["_id"]
 
     def __getitem__(self, key: str) -> Any:
         return self._document[key]
@@ -255,7 +257,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def id(self) -> str:
         """The `_id`."""
-        return cast("str", self._document["_id"])
+        return self._claimed_id or cast("str", self._document["_id"])
 
     @property
     def rev(self) -> str | None:

@@ -88,13 +88,24 @@ class Committer:
         self._backoff = Backoff(first=0.1, most=5.0)
         self._pending: list[Settlement] = []
         self._arrived = anyio.Event()
-        self._failure: BaseException | None = None
+        self._unwritten = 0
+        self._all_written = anyio.Event()
 
-    def __len__(self) -> int:
-        return len(self._pending)
+    async def wait_until_written(self) -> None:
+        """Wait until nothing waits to be written, however long the store is away."""
+        while self._unwritten:
+            self._all_written = anyio.Event()
+            await self._all_written.wait()
+
+    def _finish(self, settlement: Settlement, ending: Ending) -> None:
+        settlement.finish(ending)
+        self._unwritten -= 1
+        if not self._unwritten:
+            self._all_written.set()
 
     def submit(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon, together with others."""
+        self._unwritten += 1
         self._pending.append(settlement)
         self._arrived.set()
 
@@ -154,18 +165,18 @@ class Committer:
 
     def _end(self, settlement: Settlement) -> None:
         self._leases.end(settlement.lease)
-        settlement.finish(settlement.outcome.ending)
+        self._finish(settlement, settlement.outcome.ending)
 
     def _lost(self, settlement: Settlement) -> None:
         self._leases.lose(settlement.lease)
         log.warning("token %s was taken by somebody else: its outcome is not written", settlement.lease.token_id)
-        settlement.finish(Ending.LOST)
+        self._finish(settlement, Ending.LOST)
 
     def _fall_back(self, settlement: Settlement, result: SaveResult) -> list[Settlement]:
         log.error("the outcome of token %s cannot be stored: %s", settlement.lease.token_id, result.reason)
         if settlement.fallen_back:  # not even the error goes in: the lock goes stale, and a person will look
             self._leases.lose(settlement.lease)
-            settlement.finish(Ending.LOST)
+            self._finish(settlement, Ending.LOST)
             return []
         settlement.fallen_back = True
         settlement.outcome = settlement.rejected(result.reason)

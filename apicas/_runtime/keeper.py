@@ -47,7 +47,7 @@ class KeeperOptions:
     foreign_lock_timeout: float | None = None
     max_crashes: int = 5
     max_scrub: int = 0
-    farewell: float = 10.0
+    farewell: float = 4.0
 
 
 @dataclass(slots=True)
@@ -151,10 +151,9 @@ class Keeper:
         """How many tokens this pilot holds, those whose outcome is being written included."""
         return len(self._leases)
 
-    @property
-    def unwritten(self) -> int:
-        """How many outcomes wait to be written."""
-        return len(self._committer)
+    async def wait_until_written(self) -> None:
+        """Wait until every outcome that was handed in is written, however long the store is away."""
+        await self._committer.wait_until_written()
 
     def limit_scrubs(self, max_scrub: int) -> None:
         """Set how many times a token that failed is tried again."""

@@ -169,6 +169,7 @@ class Pilot:
         self._came_back = anyio.Event()
         self._reason = ""
         self._draining = anyio.Event()
+        self._writing = anyio.CancelScope()
         self._started = self._ended = 0
         self._rate = 0.0
         self._rate_of = (0.0, 0)
@@ -194,6 +195,8 @@ class Pilot:
                         group.start_soon(self._work_tokens)
                     await self._feed()
                     self._send.close()
+                with self._writing:
+                    await self._keeper.wait_until_written()
                 services.cancel_scope.cancel()
         report = self.report()
         if self._options.on_progress is not None:
@@ -368,8 +371,9 @@ class Pilot:
         self._draining.set()
 
     def cut(self) -> None:
-        """End all work now."""
+        """End all work now, and wait for nothing: what can be handed back is, within the keeper's farewell."""
         self._executor.cancel()
+        self._writing.cancel()
 
     async def _watch_time(self) -> None:
         if self._options.max_total_time is not None:
@@ -381,7 +385,9 @@ class Pilot:
         await anyio.sleep(self._options.grace)
         if self._executor.running:
             log.warning("%d tokens still run after %g s: cancelled", self._executor.running, self._options.grace)
-        self.cut()
+        self._executor.cancel()
+        await anyio.sleep(self._keeper.options.farewell)
+        self._writing.cancel()
 
     async def _tell_progress(self) -> None:
         while True:

@@ -33,7 +33,7 @@ class Deadlock(AssertionError):  # noqa: N818 - it names what happened
     """Nothing is ready, no timer is set: the code under test would wait for ever."""
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # the class depends on the system
+class _JumpingSelector(selectors.DefaultSelector):
     """Waits for nothing: it moves the clock instead."""
 
     def __init__(self) -> None:

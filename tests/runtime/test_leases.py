@@ -1,41 +1,18 @@
-"""Heartbeat and reaper in virtual time: what is alive is never reclaimed, what is dead comes back in the stated time."""
+"""Heartbeat and reaper in virtual time: what lives is never reclaimed, what is dead comes back in the stated time."""
 
 from __future__ import annotations
-
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import pytest
 
 from apicas.exceptions import ConfigError, LeaseLostError
-from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.policies import LeaseTimes
-from apicas.testing import Faults, FaultyClient, run_virtual, unix_time, virtual_environment
+from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token, annex, claim_of
+from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
-LEASE = 60.0
 SWEEP = LeaseTimes(lease=LEASE).sweep * 1.1  # with its jitter
-
-
-def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """Run a test in virtual time."""
-
-    def call() -> None:
-        run_virtual(test)
-
-    call.__name__, call.__doc__ = test.__name__, test.__doc__
-    return call
-
-
-def make_pool() -> FaultyClient:
-    return FaultyClient(Faults(), now=unix_time)
-
-
-def pilot(client: FaultyClient, name: str = "one", **keywords: Any) -> BasicViewIterator:
-    environment = keywords.pop("environment", None) or virtual_environment(name)
-    return BasicViewIterator(client.fork(), BasicTokenModifier(), environment=environment, **keywords)
 
 
 async def vanish(client: FaultyClient, count: int = 1) -> list[Token]:
@@ -75,7 +52,7 @@ async def test_the_token_of_a_vanished_pilot_comes_back_in_time() -> None:
     client = make_pool()
     await client.upload([{"_id": "t"}])
     await vanish(client)
-    start = unix_time()
+    start, waited = unix_time(), 0.0
     async with pilot(client) as tokens:
         async for token in tokens:
             async with token:
@@ -154,7 +131,7 @@ async def test_a_lost_lease_stops_the_work_and_writes_nothing() -> None:
         (token,) = await tokens.claim(1)
         lost = anyio.Event()
         assert tokens.keeper.on_lost(token, lost.set)
-        await client.edit("t", lambda stored: modifier.reset(stored, unix_time()) and None)
+        await client.edit("t", lambda stored: modifier.reset(stored, unix_time()))
         with anyio.fail_after(LEASE / 2):
             await lost.wait()
         with pytest.raises(LeaseLostError):
@@ -173,7 +150,7 @@ async def test_a_commit_over_a_lost_lease_is_refused_without_a_beat() -> None:
     modifier = BasicTokenModifier()
     async with pilot(client, "one") as first, pilot(client, "two") as second:
         (old,) = await first.claim(1)
-        await client.edit("t", lambda stored: modifier.reset(stored, unix_time()) and None)
+        await client.edit("t", lambda stored: modifier.reset(stored, unix_time()))
         (new,) = await second.claim(1)
         with pytest.raises(LeaseLostError):
             async with old:
@@ -203,7 +180,7 @@ async def test_an_edit_of_a_held_token_is_merged() -> None:
 
 @virtual
 async def test_a_beat_never_writes_half_changed_content() -> None:
-    """The user's mapping is in the middle of a change for many beats; the store sees the lock move, and nothing else."""
+    """The user's mapping is half changed for many beats; the store sees the lock move, and nothing else."""
     client = make_pool()
     await client.upload([{"_id": "t", "input": {"list": [1]}}])
     async with pilot(client) as tokens:

@@ -1,0 +1,61 @@
+# The project's commands. `make demo` and `make test` need nothing but python3 (3.11 or later, with venv), git and make;
+# with npm on the PATH the tests also run against a server that speaks the CouchDB protocol.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+POUCHDB := .pouchdb/node_modules/.bin/pouchdb-server
+
+.PHONY: help demo test test-only lint types check format bench clean setup
+
+help:
+	@echo "make demo    render fractals with a pilot on an embedded pool: pictures in demo/"
+	@echo "make test    all tests, after setting up what they need"
+	@echo "make check   tests, lint and types: what CI runs"
+	@echo "make format  format the code"
+
+$(BIN)/apicas: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apicas needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[uvloop,examples]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/apicas
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+# pouchdb-server is an independent server that speaks CouchDB's protocol. Its install scripts are not needed.
+$(POUCHDB):
+	@if command -v npm >/dev/null 2>&1; then \
+		echo "installing pouchdb-server for the tests"; \
+		npm install --prefix .pouchdb --ignore-scripts --no-audit --no-fund --silent pouchdb-server@4.2.0 \
+			|| echo "npm could not install it: the tests of the CouchDB client are skipped"; \
+	else echo "no npm: the tests of the CouchDB client are skipped"; fi
+
+setup: $(VENV)/.dev $(POUCHDB)
+
+demo: $(BIN)/apicas
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/fractals/demo.py demo
+
+test: setup test-only
+
+test-only:
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy
+
+check: test lint types
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pouchdb demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
