@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 POUCHDB := .pouchdb/node_modules/.bin/pouchdb-server
+PICAS := .picas/bin/python
 
 .PHONY: help demo test test-only lint types check format bench clean setup
 
@@ -33,7 +34,14 @@ $(POUCHDB):
 			|| echo "npm could not install it: the tests of the CouchDB client are skipped"; \
 	else echo "no npm: the tests of the CouchDB client are skipped"; fi
 
-setup: $(VENV)/.dev $(POUCHDB)
+# PiCaS itself, in an environment of its own: the tests show that both work on one pool.
+$(PICAS):
+	@$(PYTHON) -m venv .picas
+	@.picas/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		picas==1.1.2 CouchDB==1.2 stopit==1.1.2 'setuptools<81' \
+		|| { rm -rf .picas; echo "PiCaS could not be installed: its tests are skipped"; }
+
+setup: $(VENV)/.dev $(POUCHDB) $(PICAS)
 
 demo: $(BIN)/apicas
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/fractals/demo.py demo
@@ -58,4 +66,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pouchdb demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pouchdb .picas demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
