@@ -40,17 +40,15 @@ def connect(pool: str, **options: Any) -> PoolClient:
 
 
 def _sqlite(pool: str, options: dict[str, Any]) -> PoolClient:
+    path = pool.removeprefix("sqlite://")
+    if not path.startswith("/") or path.endswith("/"):
+        raise ConfigError(f"{_shown(pool)!r} names no file: write sqlite:///file.db, or sqlite:////directory/file.db")
     from apicas.clients.sqlite import SQLiteClient  # noqa: PLC0415
 
-    path = pool.removeprefix("sqlite://")
-    if not path.startswith("/") or path == "/":
-        raise ConfigError(f"{pool!r} names no file: write sqlite:///file.db, or sqlite:////directory/file.db")
     return SQLiteClient(unquote(path[1:]), **options)
 
 
 def _couch(pool: str, options: dict[str, Any]) -> PoolClient:
-    from apicas.clients.couch import CouchClient  # noqa: PLC0415
-
     parts = urlsplit(pool)
     server, _, database = parts.path.strip("/").rpartition("/")
     if not database or parts.hostname is None:
@@ -65,6 +63,8 @@ def _couch(pool: str, options: dict[str, Any]) -> PoolClient:
     if parts.password is not None:
         options.setdefault("password", unquote(parts.password))
     path = f"/{server}" if server else ""
+    from apicas.clients.couch import CouchClient  # noqa: PLC0415
+
     return CouchClient(f"{parts.scheme}://{host}{port}{path}", db=unquote(database), **options)
 
 

@@ -1,0 +1,379 @@
+"""Decisions: who may claim, what is stale, whose write it was, and how two edits become one."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apicas.exceptions import ConfigError
+from apicas.modifiers import JOB_ID_FIELDS, BasicTokenModifier, Claim, Owner
+from apicas.policies import (
+    LEASE_FIELDS,
+    MAX_CLAIM,
+    MAX_WINDOW,
+    MIN_LEASE,
+    Backoff,
+    LeaseTimes,
+    Spread,
+    Standing,
+    Watch,
+    beat_was_applied,
+    choose,
+    claim_ahead,
+    is_stale,
+    jittered,
+    lease_of,
+    look_again,
+    may_claim,
+    merge,
+    standing,
+    tries_again,
+    window_size,
+    without_claim,
+)
+from apicas.tokens import TokenState
+from tests.unit.json_values import HOSTILE, VALUES
+from tests.unit.test_tokens import NOW, token_in
+
+LEASE = 60.0
+SEEDS = st.integers(0, 2**32).map(Random)
+modifier = BasicTokenModifier()
+
+
+def claimed(claim_id: str = "c1", now: float = NOW, lease: float = LEASE, **fields: Any) -> dict[str, Any]:
+    """A token that an apicas pilot holds."""
+    owner = Owner(pilot="p", hostname="node1", job_ids={"slurm_job_id": "7"})
+    claim = Claim(claim_id=claim_id, owner=owner, now=now, lease=lease)
+    return modifier.lock(token_in(TokenState.TODO, **fields), claim) | {"_rev": "2-a"}
+
+
+def watched(*times: float, gap: float = 1e9, revisions: str = "") -> Watch:
+    """What a pilot saw that looked at these times, at a revision each time, always the same where none are named."""
+    watch = None
+    for time, revision in zip(times, revisions or "a" * len(times), strict=True):
+        watch = look_again(watch, revision, time, gap)
+    assert watch is not None
+    return watch
+
+
+def stale(document: dict[str, Any], watch: Watch, now: float = NOW, **options: Any) -> bool:
+    return is_stale(document, watch, store_now=now, default_lease=LEASE, **options)
+
+
+# Staleness: (a), (b) and (c) of the reclaim protocol. ----------------------------------------------------------------
+
+
+def test_a_token_whose_owner_is_gone_is_stale_at_once() -> None:
+    assert stale(claimed(), watched(0), owner_is_gone=True)
+
+
+@pytest.mark.parametrize(("age", "seen", "expected"), [(121, 15, True), (120, 15, False), (121, 14.9, False)])
+def test_after_two_leases_a_quarter_of_one_under_our_eyes_is_enough(age: float, seen: float, expected: bool) -> None:
+    assert stale(claimed(), watched(0, seen), NOW + age) is expected
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [((0, 20, 40, 60), True), ((0, 30, 60), False), ((0, 20, 40, 59), False), ((0, 1, 2, 3, 4, 60), True)],
+)
+def test_four_looks_over_a_lease_need_no_clock_of_the_store(times: tuple[float, ...], expected: bool) -> None:
+    """A lock that lies in the future by another host's clock is as old as we have seen it be."""
+    assert stale(claimed(now=NOW + 10_000), watched(*times)) is expected
+
+
+def test_a_beat_starts_the_watch_again() -> None:
+    watch = watched(0, 20, 40, 60, revisions="aaab")
+    assert (watch.looks, watch.first, watch.beaten) == (1, 60, True)
+    assert not stale(claimed(), watch, NOW + 1e6)
+
+
+def test_a_gap_between_looks_starts_the_watch_again() -> None:
+    """After an outage nothing is stale until its owner has had time to come back."""
+    watch = watched(0, 20, 40, 400, gap=120)
+    assert (watch.looks, watch.first) == (1, 400)
+    assert not stale(claimed(), watch, NOW + 1e6)
+
+
+def test_a_gap_does_not_forget_that_somebody_was_alive() -> None:
+    assert watched(0, 20, 400, gap=120, revisions="abb").beaten
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 200), st.sampled_from("ab")), min_size=1, max_size=20))
+def test_a_watch_never_spans_a_beat_or_a_gap(steps: list[tuple[float, str]]) -> None:
+    """Its looks are the unbroken end of what was seen."""
+    now, watch, run = 0.0, None, list[float]()
+    previous = ""
+    for pause, revision in steps:
+        now += pause
+        run = [*run, now] if revision == previous and pause <= 120 else [now]
+        previous = revision
+        watch = look_again(watch, revision, now, 120)
+        assert (watch.first, watch.last, watch.looks) == (run[0], run[-1], len(run))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        token_in(TokenState.LOCKED),  # PiCaS's
+        claimed() | {"lock": NOW + 1},  # PiCaS's, over ours
+        claimed() | {"lock": 99},
+    ],
+)
+def test_a_foreign_lock_is_never_stale_unless_the_user_says_when(document: dict[str, Any]) -> None:
+    """A PiCaS task may run for 30 hours on one timestamp."""
+    watch = watched(*range(0, 100_000, 10_000))
+    assert not stale(document, watch, NOW + 1e7)
+    assert not stale(document, watch, NOW + 1e7, owner_is_gone=True)
+    assert stale(document, watch, NOW + 1e7, foreign_lock_timeout=3600) is (document["lock"] != 99)
+    assert not stale(document, watch, NOW + 3600, foreign_lock_timeout=3600)
+
+
+def test_a_foreign_lock_written_as_text_has_an_age_too() -> None:
+    """The view takes it for locked, so it must not stay so for ever."""
+    assert stale(token_in(TokenState.LOCKED, lock=f"{NOW}"), watched(0), NOW + 7200, foreign_lock_timeout=3600)
+
+
+@pytest.mark.parametrize("lease", [0, -5, True, "60", None, [], float("nan")])
+def test_an_odd_lease_is_no_lease(lease: Any) -> None:
+    assert lease_of({"apicas": {"lease": lease}}, 60.0) in {60.0, MIN_LEASE}
+
+
+def test_a_token_carries_its_own_lease() -> None:
+    assert not stale(claimed(lease=900), watched(0, 20, 40, 60), NOW + 121)
+    assert lease_of(claimed(lease=900), 60) == 900
+    assert lease_of({"apicas": {"lease": 0.001}}, 60) == MIN_LEASE
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("name", ["lock", "done", "apicas", "claim", "lease", "not_before", "hostname", "type"])
+def test_no_token_is_too_odd_to_be_judged(name: str, value: Any) -> None:
+    document = claimed()
+    if name in document:
+        document[name] = value
+    else:
+        document["apicas"] = {**document["apicas"], name: value, "lock": value}
+        document["lock"] = value
+    verdicts = (
+        stale(document, watched(0, 100), foreign_lock_timeout=5.0),
+        may_claim(document, NOW),
+        may_claim({**document, "lock": 0}, NOW),
+    )
+    assert all(isinstance(verdict, bool) for verdict in verdicts)
+
+
+# Claims. -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", TokenState)
+def test_only_a_token_in_todo_may_be_claimed(state: TokenState) -> None:
+    assert may_claim(token_in(state), NOW) is (state is TokenState.TODO)
+
+
+def test_a_token_that_waits_may_not_be_claimed_yet() -> None:
+    token = token_in(TokenState.TODO) | {"apicas": {"not_before": NOW + 5}}
+    assert not may_claim(token, NOW + 4.9)
+    assert may_claim(token, NOW + 5)
+
+
+@given(st.lists(st.integers(), unique=True), st.integers(0, 50), SEEDS)
+def test_a_choice_is_as_many_as_wanted_in_their_order(candidates: list[int], wanted: int, rng: Random) -> None:
+    chosen = choose(candidates, wanted, rng)
+    assert len(chosen) == min(wanted, len(candidates))
+    assert chosen == [candidate for candidate in candidates if candidate in set(chosen)]
+
+
+def test_pilots_that_look_at_the_same_window_choose_apart() -> None:
+    first, second = (set(choose(range(1000), 50, Random(seed))) for seed in (1, 2))
+    assert len(first & second) < 25
+
+
+@given(st.integers(1, MAX_CLAIM), st.integers(1, 16))
+def test_a_window_holds_what_is_wanted_and_is_bounded(wanted: int, spread: int) -> None:
+    assert wanted <= window_size(wanted, spread) <= MAX_WINDOW
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100))))
+def test_the_spread_stays_within_its_bounds(races: list[tuple[int, int]]) -> None:
+    spread = Spread()
+    for won, lost in races:
+        spread = spread.after(won, lost)
+        assert spread.least <= spread.factor <= spread.most
+
+
+def test_the_spread_widens_at_once_and_narrows_slowly() -> None:
+    assert Spread(factor=4).after(won=5, lost=5).factor == 8
+    assert Spread(factor=4).after(won=10, lost=0).factor == 3
+    assert Spread(factor=4).after(won=95, lost=5).factor == 4
+
+
+@given(st.floats(0, 1e9), st.integers(1, 1024), st.one_of(st.none(), st.integers(0, 5000)))
+def test_claiming_ahead_is_bounded(rate: float, workers: int, asked: int | None) -> None:
+    ahead = claim_ahead(rate, workers, asked)
+    assert 0 <= ahead <= (MAX_CLAIM if asked is None else asked)
+    assert ahead <= rate  # never more than a second's work
+
+
+def test_slow_work_is_not_claimed_ahead() -> None:
+    """It would wait in a busy pilot while another is idle."""
+    assert claim_ahead(rate=2.0, workers=64, asked=None) == 0
+    assert claim_ahead(rate=0.0, workers=1, asked=100) == 0
+    assert claim_ahead(rate=2000.0, workers=64, asked=None) == 1000
+
+
+# Times. --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), SEEDS)
+def test_backoff_is_bounded_and_never_zero(attempt: int, rng: Random) -> None:
+    backoff = Backoff(first=0.05, factor=2, most=30)
+    assert 0.1 * 0.05 <= backoff.delay(attempt, rng) <= min(30, 0.05 * 2 ** min(attempt, 60))
+
+
+@given(st.floats(0, 1e6), SEEDS)
+def test_jitter_is_a_tenth(seconds: float, rng: Random) -> None:
+    assert 0.9 * seconds <= jittered(seconds, rng) <= 1.1 * seconds * (1 + 1e-12)
+
+
+def test_a_lease_gives_time_for_three_failed_beats() -> None:
+    times = LeaseTimes(lease=60)
+    assert times.heartbeat * 4 <= 60
+    assert times.heartbeat + 3 * times.beat_retry < 60
+    assert times.sweep * 4 <= 60
+
+
+@pytest.mark.parametrize("lease", [9.99, 0, -1, float("nan")])
+def test_a_lease_that_whole_seconds_would_decide_is_refused(lease: float) -> None:
+    with pytest.raises(ConfigError, match="at least 10 s"):
+        LeaseTimes(lease=lease)
+
+
+def test_a_token_is_tried_again_max_scrub_times() -> None:
+    assert [tries_again(scrubs, 2) for scrubs in range(4)] == [True, True, False, False]
+    assert not tries_again(0, 0)
+
+
+# Standing. -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_of_another_field_leaves_the_lease_standing() -> None:
+    stored = claimed()
+    assert standing(stored, stored | {"_rev": "3-b", "input": 5, "comment": "x"}, "c1") is Standing.OURS
+
+
+def test_a_token_that_is_gone_is_lost() -> None:
+    assert standing(claimed(), None, "c1") is Standing.LOST
+
+
+@pytest.mark.parametrize("name", LEASE_FIELDS)
+def test_a_lease_field_that_somebody_wrote_ends_the_lease(name: str) -> None:
+    """PiCaS locks over a held token and leaves our claim in it; its reset script too."""
+    stored = claimed()
+    assert standing(stored, stored | {name: "other"}, "c1") is Standing.LOST
+
+
+@pytest.mark.parametrize("end", ["close", "scrub", "release", "set_error"])
+def test_our_own_outcome_is_recognised(end: str) -> None:
+    stored = claimed()
+    ended = getattr(modifier, end)(dict(stored), now=NOW + 5)
+    assert standing(stored, ended, "c1") is Standing.SETTLED
+
+
+@pytest.mark.parametrize("take", ["reclaim", "reset"])
+def test_a_token_that_was_taken_is_lost(take: str) -> None:
+    stored = claimed()
+    taken = getattr(modifier, take)(dict(stored), now=NOW + 5)
+    assert standing(stored, taken, "c1") is Standing.LOST
+    assert standing(stored, claimed("c2"), "c1") is Standing.LOST
+
+
+def test_our_outcome_is_recognised_under_the_next_claim() -> None:
+    """We sent it back, the answer got lost, and another pilot was quick."""
+    stored = claimed()
+    claim = Claim(claim_id="c2", owner=Owner(pilot="q", hostname="node2"), now=NOW + 6, lease=LEASE)
+    later = modifier.lock(modifier.scrub(dict(stored), NOW + 5), claim)
+    assert standing(stored, later, "c1") is Standing.SETTLED
+
+
+@given(VALUES)
+def test_whatever_is_in_the_sub_object_standing_is_an_answer(value: Any) -> None:
+    assert standing(claimed(), claimed() | {"apicas": value}, "c1") is Standing.LOST
+
+
+def test_a_beat_whose_answer_got_lost_is_recognised_by_its_lock() -> None:
+    stored = claimed()
+    beaten = modifier.refresh(dict(stored), NOW + 15)
+    assert beat_was_applied(stored, beaten, "c1", NOW + 15)
+    assert not beat_was_applied(stored, stored, "c1", NOW + 15)
+    assert not beat_was_applied(stored, beaten | {"hostname": "other"}, "c1", NOW + 15)
+
+
+# Merge. --------------------------------------------------------------------------------------------------------------
+
+# Few keys and values, so that both sides meet; True, 1 and 1.0 are told apart.
+Fields: TypeAlias = dict[str, Any]
+FIELDS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 1, True, 1.0, "x", [1]]))
+
+
+def same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+@given(FIELDS, FIELDS, FIELDS)
+def test_a_merge_takes_each_field_from_who_changed_it(base: Fields, ours: Fields, theirs: Fields) -> None:
+    stored = claimed()
+    merged = merge(stored | base, stored | ours, stored | theirs | {"_rev": "3-b"})
+    for name in "abcd":
+        expected = theirs if same(ours.get(name), base.get(name)) else ours
+        assert same(merged.get(name), expected.get(name)), name
+    assert (merged["_id"], merged["_rev"]) == (stored["_id"], "3-b")
+
+
+@given(FIELDS, FIELDS)
+def test_a_merge_with_no_edit_is_our_outcome(base: Fields, ours: Fields) -> None:
+    """Also where it dropped a field."""
+    outcome = claimed() | ours
+    assert merge(claimed() | base, outcome, claimed() | base) == outcome
+
+
+def test_the_lease_fields_of_a_merge_are_always_ours() -> None:
+    base = claimed()
+    outcome = modifier.scrub(dict(base), NOW + 5)
+    theirs = base | dict.fromkeys(LEASE_FIELDS, "edited") | {"_rev": "3-b", "apicas": {"claim": "edited"}}
+    merged = merge(base, outcome, theirs)
+    assert {name: merged.get(name) for name in LEASE_FIELDS} == {name: outcome.get(name) for name in LEASE_FIELDS}
+    assert not set(JOB_ID_FIELDS) & set(merged)
+    assert merged["apicas"] == outcome["apicas"]
+
+
+STUB, OTHER_STUB, NEW = {"stub": True, "revpos": 1}, {"stub": True, "revpos": 3}, {"data": "bG9n"}
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged"),
+    [
+        ({}, {"log": NEW}, {"plot": STUB}, {"log": NEW, "plot": STUB}),
+        ({"a": STUB}, {"a": STUB}, {"a": OTHER_STUB}, {"a": OTHER_STUB}),
+        ({"a": STUB}, {"a": NEW}, {"a": OTHER_STUB}, {"a": NEW}),
+        ({"a": STUB}, {"a": STUB}, {}, {}),  # they deleted it: a stub of nothing fails the whole bulk
+        ({"a": STUB}, {"a": NEW}, {}, {"a": NEW}),
+        ({"a": STUB}, {}, {"a": STUB}, {}),
+        ({"a": STUB}, None, {"a": STUB, "b": STUB}, {"b": STUB}),
+        (None, None, {"b": STUB}, {"b": STUB}),
+        ("odd", [], {"b": STUB}, {"b": STUB}),
+        ({}, {"a": NEW}, "odd", {"a": NEW}),
+    ],
+)
+def test_the_attachments_of_a_merge_are_united(base: Any, ours: Any, theirs: Any, merged: dict[str, Any]) -> None:
+    stored = claimed()
+    documents = [stored if files is None else stored | {"_attachments": files} for files in (base, ours, theirs)]
+    assert merge(*documents).get("_attachments", {}) == merged
+
+
+def test_people_are_shown_what_is_not_the_claims() -> None:
+    claim = Claim(claim_id="c2", owner=Owner(pilot="p", hostname="h"), now=NOW, lease=LEASE)
+    token = modifier.lock(modifier.reclaim(claimed(), NOW), claim)
+    assert set(without_claim(token)) == {"generation", "crashes", "history"}
