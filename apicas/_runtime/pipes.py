@@ -1,0 +1,143 @@
+"""The pipes of a command: read and written by the event loop's callbacks, with a bound on what is kept.
+
+There is no task here. A callback cannot be cancelled halfway, so whatever ends the command, what was read is kept, and
+closing is one plain call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from io import FileIO
+from typing import Final
+
+CHUNK: Final = 65_536
+"""Bytes of one read: what a pipe holds by default on Linux."""
+MAX_LEFTOVER: Final = 1_048_576
+"""Bytes read at most after the command's end: what the largest pipe holds. A stranger may still be writing to it."""
+
+
+class Capture:
+    """The head and the tail of a stream of any length.
+
+    Args:
+        limit: bytes that are kept at most: the first half of them, and the last.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._head_room = limit // 2
+        self._tail_room = limit - self._head_room
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._dropped = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Take what came next."""
+        room = self._head_room - len(self._head)
+        self._head += chunk[:room]
+        self._tail += chunk[room:]
+        # Only now and then: moving the tail for every line that is printed would cost more than the command.
+        if len(self._tail) > 2 * self._tail_room + CHUNK:
+            self._trim()
+
+    def content(self) -> bytes:
+        """What is kept; where something was cut out, a line in its place says how many bytes are missing."""
+        self._trim()
+        if not self._dropped:
+            return bytes(self._head + self._tail)
+        return b"%b\n[... %d bytes are missing here ...]\n%b" % (
+            bytes(self._head),
+            self._dropped,
+            bytes(self._tail),
+        )
+
+    def _trim(self) -> None:
+        surplus = max(len(self._tail) - self._tail_room, 0)
+        del self._tail[:surplus]
+        self._dropped += surplus
+
+
+class OutputPipe:
+    """What a command writes, read as it comes.
+
+    Args:
+        file: our end of the pipe; closed by `close`.
+        capture: takes what is read.
+        on_end: called when nobody holds the other end any more.
+    """
+
+    def __init__(self, file: FileIO, capture: Capture, on_end: Callable[[], None]) -> None:
+        self._file = file
+        self._capture = capture
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(file.fileno(), False)
+        self._loop.add_reader(file.fileno(), self._read)
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is nothing more to read."""
+        return self._file.closed
+
+    def close(self) -> None:
+        """Take what is still in the pipe, and close it; safe to repeat."""
+        leftover = 0
+        while not self._file.closed and leftover < MAX_LEFTOVER:
+            size = self._read()
+            if not size:
+                break
+            leftover += size
+        self._close()
+
+    def _read(self) -> int:
+        """Take one chunk; its size, 0 where there is none."""
+        try:
+            chunk = os.read(self._file.fileno(), CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        if chunk:
+            self._capture.add(chunk)
+        else:
+            self._close()
+            self._on_end()
+        return len(chunk)
+
+    def _close(self) -> None:
+        if not self._file.closed:
+            self._loop.remove_reader(self._file.fileno())
+            self._file.close()
+
+
+class InputPipe:
+    """What a command reads, written as fast as it takes it.
+
+    Args:
+        file: our end of the pipe; closed after the last byte, or by `close`.
+        content: the bytes.
+    """
+
+    def __init__(self, file: FileIO, content: bytes) -> None:
+        self._file = file
+        self._rest = memoryview(content)
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(file.fileno(), False)
+        self._loop.add_writer(file.fileno(), self._write)
+
+    def close(self) -> None:
+        """Write no more; safe to repeat."""
+        if not self._file.closed:
+            self._loop.remove_writer(self._file.fileno())
+            self._file.close()
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self._file.fileno(), self._rest[:CHUNK])
+        except (BlockingIOError, InterruptedError):
+            return
+        except BrokenPipeError:  # a command need not read all its input, as `head` does not
+            self.close()
+            return
+        self._rest = self._rest[written:]
+        if not self._rest:
+            self.close()
