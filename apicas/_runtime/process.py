@@ -1,0 +1,403 @@
+"""Commands: started without a shell, captured within bounds, and never left behind.
+
+Rules:
+- A command leads a session and a process group of its own, so that all that it starts can be ended with it. What leaves
+  the group on purpose (a daemon that calls setsid) is out of reach.
+- Whatever ends the wait for a command (its end, the time limit, a cancellation), the way out is the same: TERM to the
+  group if the command still runs, KILL after the grace period, the proof that nobody is left, all pipes closed.
+- Starting is one plain call: between the fork and the block that cleans up there is nothing that could be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+from typing import Any, Final, TypedDict, cast
+
+import anyio
+from typing_extensions import Unpack
+
+from apicas._documents import shown
+from apicas._runtime import groups
+from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
+from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
+
+log = logging.getLogger("apicas")
+
+NOT_FOUND: Final = 127
+"""The exit code of a command that does not exist, as shells have it."""
+NOT_EXECUTABLE: Final = 126
+"""The exit code of a command that could not be started for any other reason."""
+UNKNOWN: Final = 255
+"""The exit code of a command whose own was taken by somebody else: SIGCHLD is ignored, or other code waits for all."""
+SIGNAL_BASE: Final = 128
+"""What shells add to a signal's number to make an exit code of it."""
+
+STRAGGLER_TIME: Final = 0.25
+"""Seconds for those that hold the pipes when the command has ended, as the `tee` of a script does for a moment."""
+KILL_TIME: Final = 5.0
+"""Seconds until a group that had its KILL is given up. One that hangs in the kernel, on a dead file server for
+instance, ends when that call does, and not before."""
+MAX_PAUSE: Final = 0.05
+"""Seconds between two looks where the kernel sends no word."""
+MAX_COMPLAINT: Final = 2_000
+"""Characters of stderr in a message: the message goes into the token, and stderr is attached beside it."""
+
+_left_behind: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """How a command ended.
+
+    Args:
+        exit_code: its own; 128 + n where signal n ended it, as in a shell; 255 where it cannot be known.
+        signal: the number of the signal that ended it, else None.
+        stdout: what it wrote, head and tail, with a line in between that says how many bytes are missing.
+        stderr: the same for its errors.
+        seconds: from the start to its end.
+    """
+
+    exit_code: int
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit code is 0."""
+        return self.exit_code == 0
+
+
+class CommandKeywords(TypedDict, total=False):
+    """The keywords of run_command; see CommandOptions."""
+
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    shell: bool
+    timeout: float | None
+    grace: float
+    capture: int
+    stdin: bytes | None
+    check: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandOptions:
+    """How a command is run.
+
+    Args:
+        cwd: its directory; None for ours.
+        env: its whole environment; None for ours.
+        shell: whether the command is a line for `/bin/sh`.
+        timeout: seconds until it is ended; None for no limit.
+        grace: seconds between TERM and KILL.
+        capture: bytes that are kept of each of stdout and stderr.
+        stdin: what it can read; None for nothing.
+        check: whether an exit code other than 0 raises.
+    """
+
+    cwd: str | os.PathLike[str] | None = None
+    env: Mapping[str, str] | None = None
+    shell: bool = False
+    timeout: float | None = None
+    grace: float = 5.0
+    capture: int = 1_000_000
+    stdin: bytes | None = None
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "grace", "capture"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{name} is {value}: it cannot be less than 0")
+
+
+async def run_command(
+    command: Sequence[str | os.PathLike[str]] | str, **keywords: Unpack[CommandKeywords]
+) -> CommandResult:
+    """Run a command to its end, and return how it ended and what it wrote.
+
+    A time limit or a cancellation ends the command and all that it started: TERM, and after the grace period KILL. What
+    it left running in the background is killed when it has ended. Nothing of it is left when this returns or raises.
+
+    Args:
+        command: the program and its arguments; a string, with `shell=True`.
+        keywords: `cwd`, `env` (the whole environment), `shell`, `timeout` (seconds), `grace` (seconds between TERM and
+            KILL, 5), `capture` (bytes kept of each stream, 1,000,000), `stdin` (bytes), `check` (raise for an exit code
+            other than 0). See CommandOptions.
+
+    Raises:
+        CommandError: it could not be started (exit code 127: not found; 126: anything else), or `check` is set and its
+            exit code is not 0.
+        TokenTimeoutError: it was ended at the time limit.
+        ConfigError: the command or an option is nothing that can be run.
+    """
+    options = CommandOptions(**keywords)
+    result = await perform(command, options, _ignore)
+    if options.check and not result.ok:
+        raise CommandError(complaint(command, result), result.exit_code)
+    return result
+
+
+async def perform(
+    command: Sequence[str | os.PathLike[str]] | str,
+    options: CommandOptions,
+    on_end: Callable[[CommandResult], None],
+) -> CommandResult:
+    """Run a command, and show its result to `on_end` in any case: also when it was cancelled, or cut at its limit.
+
+    Args:
+        command: as run_command takes it.
+        options: how; `check` is the caller's.
+        on_end: called once, if the command was started. Must not raise.
+
+    Raises:
+        CommandError: it could not be started.
+        TokenTimeoutError: it was ended at the time limit.
+        ConfigError: it is nothing that can be run.
+    """
+    running = RunningCommand(_start(command, options), options)
+    try:
+        running.connect()
+        with anyio.move_on_after(options.timeout) as timer:
+            await running.wait()
+    finally:
+        try:
+            await running.end()
+        finally:
+            result = running.close()
+            on_end(result)
+    if timer.cancelled_caught:
+        error = TokenTimeoutError(f"{_name(command)}: not done within the time limit of {options.timeout:g} s")
+        error.add_note(complaint(command, result))
+        raise error
+    return result
+
+
+def complaint(command: Sequence[str | os.PathLike[str]] | str, result: CommandResult) -> str:
+    """What a failed command has to say, in a message: its exit code and the end of its stderr."""
+    how = f"exit code {result.exit_code}" if result.signal is None else f"ended by {_signal_name(result.signal)}"
+    last_words = result.stderr[-4 * MAX_COMPLAINT :].decode("utf-8", "replace").strip()[-MAX_COMPLAINT:]
+    return f"{_name(command)}: {how}: {last_words}" if last_words else f"{_name(command)}: {how}"
+
+
+class RunningCommand:
+    """A command that has been started: its leader, its group and its pipes.
+
+    Args:
+        leader: the process, which leads a group of its own.
+        options: how it is run.
+    """
+
+    def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions) -> None:
+        self._leader = leader
+        self._options = options
+        self._started = time.monotonic()
+        self._ended: float | None = None
+        self._status: int | None = None
+        self._exit_watch = _open_watch(leader.pid)
+        self._silent = asyncio.Event()
+        self._stdout, self._stderr = Capture(options.capture), Capture(options.capture)
+        self._outputs: list[OutputPipe] = []
+        self._stdin: InputPipe | None = None
+
+    def connect(self) -> None:
+        """Read and write its pipes from now on."""
+        leader = self._leader
+        for file, capture in ((leader.stdout, self._stdout), (leader.stderr, self._stderr)):
+            self._outputs.append(OutputPipe(cast("FileIO", file), capture, self._output_ended))
+        if leader.stdin is not None:
+            self._stdin = InputPipe(cast("FileIO", leader.stdin), self._options.stdin or b"")
+
+    async def wait(self) -> None:
+        """Return when the leader has ended. It stays a zombie, so that its id names nobody else."""
+        if self._exit_watch is not None:
+            await _readable(self._exit_watch)
+        pause = 0.001
+        while not self._has_ended():
+            await anyio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    async def end(self) -> None:
+        """End what is still there of the group, and return when it is gone, or after KILL_TIME.
+
+        Not to be cut short by a cancel scope. A bare `Task.cancel()` shortens the grace period.
+        """
+        with anyio.CancelScope(shield=True):
+            try:
+                if self._has_ended():
+                    await self._fall_silent()
+                else:
+                    await self._stop()
+            finally:
+                groups.signal_group(self._leader.pid, SIGKILL)
+                with anyio.move_on_after(KILL_TIME):
+                    await self._be_gone()
+
+    def close(self) -> CommandResult:
+        """Close the pipes, with what is still in them taken; the result."""
+        for pipe in self._outputs:
+            pipe.close()
+        if self._stdin is not None:
+            self._stdin.close()
+        for file in (self._leader.stdin, self._leader.stdout, self._leader.stderr):
+            if file is not None:  # still open only if connecting failed
+                file.close()
+        if self._exit_watch is not None:
+            os.close(self._exit_watch)
+            self._exit_watch = None
+        if self._leader.returncode is None:
+            log.warning("process %d was killed and does not end", self._leader.pid)
+            _left_behind.append(self._leader)
+        return self._result()
+
+    async def _fall_silent(self) -> None:
+        with anyio.move_on_after(STRAGGLER_TIME):
+            await self._silent.wait()
+
+    async def _stop(self) -> None:
+        groups.signal_group(self._leader.pid, SIGTERM)
+        groups.signal_group(self._leader.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
+        with anyio.move_on_after(self._options.grace):
+            await self.wait()
+            pause = 0.001
+            while groups.living.has(self._leader.pid, self._started):
+                await anyio.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE)
+
+    async def _be_gone(self) -> None:
+        """Return when the leader has been reaped, and no other member of the group lives."""
+        killed = time.monotonic()
+        await self.wait()
+        self._leader.wait()  # at once: it has ended
+        pause = 0.001
+        while not groups.is_gone(self._leader.pid, killed):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _has_ended(self) -> bool:
+        if self._ended is None:
+            ended, self._status = _look_at(self._leader)
+            if ended:
+                self._ended = time.monotonic()
+        return self._ended is not None
+
+    def _output_ended(self) -> None:
+        if all(pipe.closed for pipe in self._outputs):
+            self._silent.set()
+
+    def _result(self) -> CommandResult:
+        self._has_ended()
+        status = -SIGKILL if self._ended is None else self._status
+        return CommandResult(
+            exit_code=UNKNOWN if status is None else status if status >= 0 else SIGNAL_BASE - status,
+            signal=-status if status is not None and status < 0 else None,
+            stdout=self._stdout.content(),
+            stderr=self._stderr.content(),
+            seconds=(self._ended or time.monotonic()) - self._started,
+        )
+
+
+def _start(command: Sequence[str | os.PathLike[str]] | str, options: CommandOptions) -> subprocess.Popen[bytes]:
+    _refuse_odd(command, shell=options.shell)
+    _left_behind[:] = [process for process in _left_behind if process.poll() is None]
+    try:
+        # This blocks the loop for the half millisecond that a fork takes, as asyncio's own way does.
+        return subprocess.Popen(  # noqa: S603 - the command is the user's
+            command,
+            bufsize=0,
+            stdin=subprocess.DEVNULL if options.stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            shell=options.shell,
+            cwd=options.cwd,
+            env=options.env,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_started(command, options, error) from error
+
+
+def _refuse_odd(command: Any, *, shell: bool) -> None:
+    if isinstance(command, str) or shell:
+        if not (isinstance(command, str) and shell):
+            wanted = "a string with shell=True, or a list of the program and its arguments without"
+            raise ConfigError(f"the command {shown(command)} cannot be run: it has to be {wanted}")
+        return
+    if not command:
+        raise ConfigError("the command is empty")
+    for position, argument in enumerate(command):
+        if not isinstance(argument, (str, os.PathLike)):
+            raise ConfigError(f"argument {position} of the command is no text: {shown(argument)}")
+
+
+def _not_started(
+    command: Sequence[str | os.PathLike[str]] | str, options: CommandOptions, error: OSError | ValueError
+) -> CommandError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, FileNotFoundError):
+        if options.cwd is None or Path(options.cwd).is_dir():
+            return CommandError(f"{_name(command)}: not found, or the interpreter that it names is not", NOT_FOUND)
+        reason = f"there is no directory {shown(os.fspath(options.cwd))}"
+    return CommandError(f"{_name(command)}: cannot be started: {reason}", NOT_EXECUTABLE)
+
+
+def _look_at(process: subprocess.Popen[bytes]) -> tuple[bool, int | None]:
+    """Whether a child has ended, and how: its exit code, the negative number of a signal, None if nobody can know."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13: it cannot be left a zombie there
+        status = process.poll()
+        return status is not None, status
+    try:
+        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # reaped by somebody else
+        return True, None
+    if found is None:
+        return False, None
+    return True, found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _open_watch(process: int) -> int | None:
+    """What becomes readable when a child ends; None where there is no such thing, and one has to look now and then."""
+    try:
+        return os.pidfd_open(process)
+    except (AttributeError, OSError):  # not Linux, or older than 5.3, or forbidden by a sandbox
+        return None
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _name(command: Sequence[str | os.PathLike[str]] | str) -> str:
+    """The command in a message: its program only, since arguments may hold secrets, and be long."""
+    if isinstance(command, str):
+        return "the shell command"
+    name = os.fspath(command[0])
+    return name if len(name) <= 200 else f"...{name[-200:]}"
+
+
+def _signal_name(number: int) -> str:
+    with suppress(ValueError):
+        return Signals(number).name
+    return f"signal {number}"
+
+
+def _ignore(_result: CommandResult) -> None:
+    pass
