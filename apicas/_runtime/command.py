@@ -1,0 +1,83 @@
+"""Tokens as commands: no Python needed for the work itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from apicas._runtime.process import CommandOptions, CommandResult, complaint, perform
+from apicas._runtime.templates import fill, fill_line, parse, parse_line
+from apicas.exceptions import CommandError, ConfigError
+from apicas.tokens import Token
+
+STDOUT: Final = "stdout.txt"
+STDERR: Final = "stderr.txt"
+ID_VARIABLE: Final = "APICAS_TOKEN_ID"
+"""The variable in which a command finds the id of its token."""
+
+
+class CommandRunner:
+    """Works a token by a command: a process_token for those who have a script.
+
+    stdout and stderr are attached to the token, also when the command fails or is ended from outside. A time limit is
+    the pilot's, and so is the end at a shutdown: a cancellation ends the command and all that it started.
+
+    Args:
+        command: the program and its arguments, with placeholders such as `{input}`; a string, with `shell=True`. See
+            apicas._runtime.templates.
+        options: how it is run. `env` is added to this process's environment, without what is apicas's own in it: a
+            pool's address may hold a password. `timeout` and `check` are not used.
+
+    Raises:
+        ConfigError: the command cannot be understood.
+    """
+
+    def __init__(self, command: Sequence[str] | str, options: CommandOptions | None = None) -> None:
+        self._options = options or CommandOptions()
+        if isinstance(command, str) is not self._options.shell:
+            raise ConfigError(
+                "a command is a string with shell=True, or a list of the program and its arguments without"
+            )
+        if not command:
+            raise ConfigError("the command is empty")
+        self._line = parse_line(command) if isinstance(command, str) else None
+        self._arguments = [] if isinstance(command, str) else [parse(argument) for argument in command]
+
+    async def __call__(self, token: Token) -> None:
+        """Run the command for a token, and set the token's exit code.
+
+        Raises:
+            CommandError: its exit code is not 0, or it could not be started. The message has the end of its stderr.
+            InvalidTokenError: the token lacks a field that the command needs.
+        """
+        command, variables = self._filled(token)
+        environment = _environment(token.id, {**(self._options.env or {}), **variables})
+        options = replace(self._options, env=environment, timeout=None)
+        result = await perform(command, options, partial(_attach, token))
+        token.exit_code = result.exit_code
+        if not result.ok:
+            raise CommandError(complaint(command, result), result.exit_code)
+
+    def _filled(self, token: Token) -> tuple[list[str] | str, Mapping[str, str]]:
+        if self._line is None:
+            return fill(self._arguments, token), {}
+        return fill_line(self._line, token)
+
+
+def _environment(token_id: str, variables: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+    return {**inherited, **variables, ID_VARIABLE: token_id}
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("APICAS_") or name == "PICAS_PASSWORD"
+
+
+def _attach(token: Token, result: CommandResult) -> None:
+    for name, content in ((STDOUT, result.stdout), (STDERR, result.stderr)):
+        # An earlier attempt's output must not pass for this one's.
+        if content or name in token.attachments:
+            token.put_attachment(name, content, "text/plain")
