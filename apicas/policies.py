@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from random import Random
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
 from apicas.modifiers import CLAIM_FIELDS, JOB_ID_FIELDS
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, annex, claim_of, is_foreign_lock, not_before, state_of
+
+if TYPE_CHECKING:
+    from random import Random
 
 T = TypeVar("T")
 
