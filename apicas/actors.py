@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from typing_extensions import TypedDict, Unpack
@@ -132,7 +132,8 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
     pilot = Pilot(iterator, make_work(workers), options, workers)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
-        return await pilot.run()
+        report = await pilot.run()
+    return replace(report, signals=len(ladder.received))
 
 
 def usable_cores() -> int:
@@ -195,10 +196,15 @@ async def run(
         iterator: ViewIterator = BasicViewIterator(client, view=view, **keeping)
         if endless:
             iterator = EndlessViewIterator(iterator)
-        return await run_pilot(iterator, _maker(work, iterator), run_settings)
+        return await run_pilot(iterator, work_maker(work, iterator), run_settings)
 
 
-def _maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator) -> Callable[[int], Work]:
+def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator) -> Callable[[int], Work]:
+    """What makes the work of a pilot from a function or an actor, for a number of workers.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if isinstance(work, type):
         if not issubclass(work, RunActor):
             raise ConfigError(f"{work.__name__} is no RunActor")

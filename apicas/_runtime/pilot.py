@@ -127,6 +127,10 @@ class Report:
     seconds: float = 0.0
     reason: str = ""
     """Why the pilot ended."""
+    held: int = 0
+    """Held now. At the end, those whose outcome could not be written: their locks go stale by themselves."""
+    signals: int = 0
+    """How many signals ended the pilot: 0 if it ended by itself, 1 if it drained, more if it was cut."""
 
     @property
     def ended(self) -> int:
@@ -244,6 +248,7 @@ class Pilot:
             running=self._executor.running,
             seconds=self._keeper.environment.monotonic() - self._begun,
             reason=self._reason,
+            held=self._keeper.held,
         )
 
     # Claiming. ----------------------------------------------------------------------------------------------------

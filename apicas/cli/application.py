@@ -1,0 +1,115 @@
+"""The commands together, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import apicas
+from apicas.cli import delete, init, push, reset, run, status
+from apicas.cli.exits import EXIT_CODES, ExitCode, exit_code_of, user_error
+from apicas.cli.terminal import say, tell
+
+_EPILOG = f"""\b
+A first run, on a pool in the file apicas.db:
+  apicas push inputs.jsonl
+  apicas run mymodule:process_token --workers 8
+  apicas status
+
+\b
+The pool is what --pool names, else $APICAS_POOL, else `pool` in ./apicas.toml or in the user's config.toml, else
+sqlite:///apicas.db. On CouchDB: --pool https://me@couch.example:6984/survey, with $APICAS_PASSWORD.
+
+{EXIT_CODES}"""
+
+# Plain help: it is the same on a terminal and in a file, and needs none of rich's import time. Plain tracebacks: they
+# show no values of variables, which may be secrets.
+application = typer.Typer(
+    name="apicas",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"apicas {apicas.__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _apicas(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Work a pool of tokens with pilots: push tokens, run pilots, see what became of them."""
+    del version
+
+
+application.command(epilog=init.EPILOG)(init.init)
+application.command(epilog=push.EPILOG)(push.push)
+application.command(cls=run.RunCommand, epilog=run.EPILOG)(run.run)
+application.command(epilog=status.EPILOG)(status.status)
+application.command(epilog=reset.EPILOG)(reset.reset)
+application.command(epilog=delete.EPILOG)(delete.delete)
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; see apicas.cli.main."""
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.INCOMPLETE
+    _leave_stubborn_threads(code)
+    return code
+
+
+def _invoke(arguments: Sequence[str] | None) -> int:
+    try:
+        result = application(arguments, prog_name="apicas", standalone_mode=False)
+    except typer.TyperException as error:
+        return _tell_usage(error)
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        known = user_error(error)
+        if known is None:
+            raise
+        tell(known)
+        return exit_code_of(known)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _tell_usage(error: typer.TyperException) -> ExitCode:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if "\n" in message:  # the help, where no command was given
+        typer.echo(message, err=True)
+        return ExitCode.REFUSED
+    hint = f" (see `{context.command_path} --help`)" if context is not None else ""
+    tell(f"{message.removesuffix('.')}{hint}")
+    return ExitCode.REFUSED
+
+
+def _leave_stubborn_threads(code: int) -> None:
+    """End the process although threads still run, as those of a plain `def` that was cut do.
+
+    Such a thread cannot be stopped. It would hold up the end, and go on with a token that was handed back.
+    """
+    others = [thread for thread in threading.enumerate() if not thread.daemon]
+    if len(others) > 1 and threading.current_thread() is threading.main_thread():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

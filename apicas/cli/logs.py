@@ -1,0 +1,52 @@
+"""Log records as lines on standard error: one line each, so that a batch job's output can be searched."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import typer
+from typing_extensions import override
+
+from apicas.cli.terminal import one_line
+
+_LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+class LineHandler(logging.Handler):
+    """Writes each record as one line; a traceback only with the details, and in that line too."""
+
+    def __init__(self, *, tracebacks: bool) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        self._tracebacks = tracebacks
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line to what is standard error now: a moving display stands in for it."""
+        try:
+            typer.echo(one_line(self.format(record)), err=True)
+        except Exception:  # noqa: BLE001 - as all handlers do: logging must not end what it tells of
+            self.handleError(record)
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        if self._tracebacks or not record.exc_info:
+            return super().format(record)
+        error = record.exc_info[1]
+        short = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
+        return f"{super().format(short)}: {type(error).__name__}: {error}"
+
+
+def configure(verbosity: int) -> None:
+    """Show warnings; with verbosity 1 also what happens, with 2 every detail of apicas.
+
+    The records of the user's own code are shown by the same rule, except that nobody asked for others' details.
+    """
+    level = _LEVELS[min(verbosity, 2)]
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, LineHandler)]
+    root.addHandler(LineHandler(tracebacks=verbosity > 1))
+    root.setLevel(max(level, logging.INFO))
+    logging.getLogger("apicas").setLevel(level)

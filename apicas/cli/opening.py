@@ -1,0 +1,91 @@
+"""From `--pool` to an open client, with patience for a server that is away."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from random import Random
+from typing import Final, TypeVar
+
+import anyio
+
+from apicas.cli.terminal import tell
+from apicas.clients.base import PoolClient
+from apicas.configuration import FILE_NAME, Configuration, configure
+from apicas.exceptions import ConfigError, PoolUnavailableError
+from apicas.policies import Backoff
+
+T = TypeVar("T")
+
+PATIENCE: Final = 20.0
+"""Seconds for which a command tries again: a restart of the server takes less, and a typing error should not wait."""
+
+
+def configured(pool: str | None) -> Configuration:
+    """Find the pool and the credentials for it, and ask for a password that is missing.
+
+    Args:
+        pool: the value of --pool.
+
+    Raises:
+        ConfigError: they cannot be used, or a password is missing and there is no terminal to ask on.
+    """
+    configuration = configure(pool)
+    if not configuration.lacks_password:
+        return configuration
+    if not sys.stderr.isatty():
+        raise ConfigError(
+            f"no password for {configuration.username!r} on {configuration.pool}: set $APICAS_PASSWORD, or write "
+            f"password = ... into {FILE_NAME}"
+        )
+    from getpass import getpass
+
+    return replace(configuration, password=getpass(f"Password of {configuration.username} on {configuration.pool}: "))
+
+
+@asynccontextmanager
+async def opened(configuration: Configuration, *, create: bool = False) -> AsyncIterator[PoolClient]:
+    """Open the pool.
+
+    Args:
+        configuration: where it is.
+        create: whether a SQLite file that does not exist is made. Else a typing error would make an empty pool.
+
+    Raises:
+        PoolNotFoundError: there is no such file.
+        PoolUnavailableError: the server is away, and stayed away.
+    """
+    client = configuration.connect(create=create)
+    await patiently(client.open)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
+    """Do what may be done again, until the pool's server answers; say once that it does not.
+
+    Args:
+        operation: what to do.
+        patience: seconds; None for PATIENCE.
+
+    Raises:
+        PoolUnavailableError: it did not answer for so long.
+    """
+    backoff, rng, attempt = Backoff(first=0.2, most=5.0), Random(), 0
+    end = time.monotonic() + (PATIENCE if patience is None else patience)
+    while True:
+        try:
+            return await operation()
+        except PoolUnavailableError as error:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise
+            if attempt == 0:
+                tell(f"{error}; trying again for {left:.0f} s")
+        await anyio.sleep(backoff.delay(attempt, rng))
+        attempt += 1

@@ -1,0 +1,164 @@
+"""`apicas run`: run a pilot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
+import typer.core
+from typing_extensions import override
+
+from apicas.cli.parameters import PoolOption, seconds
+from apicas.exceptions import ConfigError
+
+EPILOG = """\b
+MODULE:NAME is a function of the token, async or plain, or a RunActor class; the module is looked for in the working
+directory first, and may be a file: path/to/module.py:NAME. After -- comes a command; {field} in it stands for that
+field of the token, {input.x} for a field inside its input. A command's stdout and stderr are attached to its token,
+and its exit code decides whether it is done. Times are seconds, or 90s, 30m, 24h, 2d.
+
+\b
+SIGTERM and Ctrl-C drain: nothing new is started, running tokens get --grace to finish, the others are handed back,
+and the exit code is 4. A second signal ends all work at once: exit code 5.
+
+\b
+Examples:
+  apicas run fractals:Fractals --workers 64
+  apicas run survey:reduce_image --max-total-time 11h --max-scrub 2
+  apicas run --workers 8 -- ./process_task.sh {input}
+  apicas run --shell -- 'gzip -c {input} > {output.file}'
+  apicas run work:Actor --view Urgent/todo --view todo --endless
+"""
+
+_COMMAND: Final = "apicas.command"
+
+
+class RunCommand(typer.core.TyperCommand):
+    """Keeps what stands after `--` for itself: it is a command, also where it looks like an option of ours."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Split the arguments at the first `--`."""
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_COMMAND] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+
+def run(  # noqa: PLR0913 - typer makes an option of each
+    ctx: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:NAME | -- COMMAND...]", show_default=False, help="The work.")
+    ] = None,
+    *,
+    pool: PoolOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Tokens worked at once.", show_default="the number of cores")
+    ] = None,
+    max_token_time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Longest time for one token.", show_default="no limit")
+    ] = None,
+    max_total_time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Start nothing after this time; what runs is finished.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="End after so many tokens.", show_default=False)
+    ] = None,
+    max_scrub: Annotated[int, typer.Option(metavar="N", help="How often a failed token is tried again.")] = 0,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VIEW", help="Claim from this view; several, the most urgent first.", show_default="todo"),
+    ] = None,
+    endless: Annotated[bool, typer.Option("--endless", help="Wait for work instead of ending.")] = False,
+    no_linger: Annotated[
+        bool, typer.Option("--no-linger", help="End when todo is empty, also if others may give tokens back.")
+    ] = False,
+    lock_timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long a lock holds without a heartbeat; at least 10 s.",
+            show_default="15m on CouchDB, 60s on SQLite",
+        ),
+    ] = None,
+    foreign_lock_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Reclaim locks of PiCaS pilots after this time.", show_default="never"),
+    ] = None,
+    grace: Annotated[str, typer.Option(metavar="TIME", help="Time to finish after the first signal.")] = "20s",
+    claim_ahead: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Hold at most so many tokens in stock.", show_default="half a second of work"),
+    ] = None,
+    shell: Annotated[bool, typer.Option("--shell", help="The command is a line for the shell.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
+    ] = 0,
+) -> None:
+    """Run a pilot: claim tokens and work them, until there are no more."""
+    from apicas._runtime.pilot import RunOptions
+    from apicas.cli import logs
+    from apicas.cli.opening import configured
+    from apicas.cli.running import Plan, execute
+
+    logs.configure(verbose)
+    options = RunOptions(
+        workers=workers,
+        max_token_time=seconds(max_token_time, "--max-token-time"),
+        max_total_time=seconds(max_total_time, "--max-total-time"),
+        max_tokens=max_tokens,
+        max_scrub=max_scrub,
+        grace=seconds(grace, "--grace") or 0.0,
+        claim_ahead=claim_ahead,
+        handle_signals=True,
+    )
+    configuration = configured(pool)
+    plan = Plan(
+        work=_work(target, ctx.meta.get(_COMMAND), shell=shell),
+        options=options,
+        views=tuple(view or ["todo"]),
+        endless=endless,
+        linger=not no_linger,
+        lock_timeout=seconds(lock_timeout, "--lock-timeout") or configuration.lock_timeout,
+        foreign_lock_timeout=seconds(foreign_lock_timeout, "--foreign-lock-timeout")
+        or configuration.foreign_lock_timeout,
+    )
+    raise typer.Exit(execute(configuration, plan))
+
+
+def _work(target: str | None, command: Sequence[str] | None, *, shell: bool) -> Any:
+    """What is done to each token.
+
+    Raises:
+        ConfigError: nothing was named, or two things, or what was named cannot be used.
+    """
+    if command is None:
+        if target is None:
+            raise ConfigError("nothing to run: name MODULE:NAME, or write a command after --")
+        if shell:
+            raise ConfigError("--shell is for a command after --")
+        from apicas.cli.target import load
+
+        return load(target)
+    if target is not None:
+        raise ConfigError(f"both {target!r} and a command after --: a pilot does one thing")
+    return _command(command, shell=shell)
+
+
+def _command(command: Sequence[str], *, shell: bool) -> Any:
+    import shutil
+
+    from apicas._runtime.command import CommandRunner
+    from apicas._runtime.process import CommandOptions
+
+    if not command:
+        raise ConfigError("there is no command after --")
+    if shell:
+        return CommandRunner(" ".join(command), CommandOptions(shell=True))  # noqa: S604 - the user asked for it
+    # Known to be wrong for every token: said once, before the first is claimed.
+    if "{" not in command[0] and shutil.which(command[0]) is None:
+        raise ConfigError(f"there is no program {command[0]!r}, or it may not be executed")
+    return CommandRunner(list(command))

@@ -1,0 +1,141 @@
+"""The work of `apicas run`: a pilot on a pool, watched while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import anyio
+
+from apicas._runtime.pilot import Report, RunOptions
+from apicas.actors import run_pilot, work_maker
+from apicas.cli.exits import ExitCode
+from apicas.cli.forecast import Forecast
+from apicas.cli.opening import opened, patiently
+from apicas.cli.run_display import RunDisplay, run_display
+from apicas.cli.terminal import say
+from apicas.clients.base import PoolClient
+from apicas.configuration import Configuration
+from apicas.exceptions import PoolUnavailableError
+from apicas.iterators import EndlessViewIterator, PrioritizedViewIterator, ViewIterator
+
+COUNT_INTERVAL: Final = 5.0
+"""Seconds between two looks at how many tokens wait."""
+MAX_COUNT_INTERVAL: Final = 60.0
+# Of a pilot's time, and so of the server's with many pilots, counting may take no more than a hundredth.
+_COUNT_SHARE: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a pilot is to do."""
+
+    work: Callable[..., Any]
+    options: RunOptions
+    views: Sequence[str]
+    endless: bool = False
+    linger: bool = True
+    lock_timeout: float | None = None
+    foreign_lock_timeout: float | None = None
+
+    def iterator(self, client: PoolClient) -> ViewIterator:
+        """What claims the tokens."""
+        iterator = PrioritizedViewIterator(
+            client,
+            views=self.views,
+            linger=self.linger,
+            lock_timeout=self.lock_timeout,
+            foreign_lock_timeout=self.foreign_lock_timeout,
+        )
+        return EndlessViewIterator(iterator) if self.endless else iterator
+
+
+def execute(configuration: Configuration, plan: Plan) -> ExitCode:
+    """Run a pilot to its end, and say what it did."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        report = runner.run(_run(configuration, plan))
+    say(f"{report}: {report.reason}")
+    return exit_code_of(report)
+
+
+def exit_code_of(report: Report) -> ExitCode:
+    """The exit code, by how the pilot ended."""
+    if not report.signals:
+        return ExitCode.OK
+    return ExitCode.DRAINED if report.signals == 1 and not report.held else ExitCode.CUT
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop of uvloop, which is faster, where it is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
+    return factory
+
+
+async def _run(configuration: Configuration, plan: Plan) -> Report:
+    async with opened(configuration) as client:
+        # Also tells, before anything is claimed, that the database or a view does not exist.
+        waiting = await patiently(lambda: _waiting(client, plan.views))
+        forecast = Forecast()
+        forecast.count(waiting, Report())
+        iterator = plan.iterator(client)
+        make_work = work_maker(plan.work, iterator)
+        with run_display(forecast) as display:
+            watcher = _Watcher(client, plan.views, forecast, display)
+            options = replace(plan.options, on_progress=watcher.show)
+            return await watcher.during(lambda: run_pilot(iterator, make_work, options))
+
+
+async def _waiting(client: PoolClient, views: Sequence[str]) -> int:
+    """How many tokens wait in these views."""
+    return sum((await client.counts(views)).values())
+
+
+@dataclass(slots=True)
+class _Watcher:
+    """Shows what a pilot reports, and now and then counts what is still to do."""
+
+    client: PoolClient
+    views: Sequence[str]
+    forecast: Forecast
+    display: RunDisplay
+    _report: Report = field(default_factory=Report)
+
+    def show(self, report: Report) -> None:
+        """Take in and show a report."""
+        self._report = report
+        self.forecast.note(report)
+        self.display.show(report)
+
+    async def during(self, pilot: Callable[[], Any]) -> Report:
+        """Count while a pilot runs."""
+        failure: Exception | None = None
+        report = Report()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._count)
+            try:
+                report = await pilot()
+            except Exception as error:  # noqa: BLE001 - it comes out as itself, and in no group
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return report
+
+    async def _count(self) -> None:
+        pause = COUNT_INTERVAL
+        while True:
+            await anyio.sleep(pause)
+            began = time.monotonic()
+            try:
+                waiting = await _waiting(self.client, self.views)
+            except PoolUnavailableError:
+                continue  # the pilot itself says so
+            self.forecast.count(waiting, self._report)
+            pause = min(max(pause * 1.2, _COUNT_SHARE * (time.monotonic() - began)), MAX_COUNT_INTERVAL)

@@ -1,0 +1,82 @@
+"""`apicas status`: how many tokens are in which state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apicas.cli.parameters import PoolOption
+from apicas.cli.terminal import say, tell
+from apicas.tokens import TokenState
+
+if TYPE_CHECKING:
+    from apicas.configuration import Configuration
+
+EPILOG = """\b
+Tokens in no view are those whose lock or done is missing or no number: pilots leave them alone.
+
+\b
+Examples:
+  apicas status
+  apicas status --json | jq .todo
+"""
+
+_STATES = (TokenState.TODO, TokenState.LOCKED, TokenState.DONE, TokenState.ERROR)
+
+
+def status(
+    *,
+    pool: PoolOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+) -> None:
+    """Show how many tokens are in todo, locked, done and error."""
+    import asyncio
+
+    from apicas.cli.opening import configured
+
+    address, counts = asyncio.run(_count(configured(pool)))
+    if as_json:
+        _write_json(address, counts)
+    else:
+        _write_table(address, counts)
+
+
+async def _count(configuration: Configuration) -> tuple[str, dict[str, int]]:
+    """The pool's address, and its numbers of tokens."""
+    from apicas.cli.opening import opened, patiently
+
+    async with opened(configuration) as client:
+        counts = await patiently(client.counts)
+        total = await patiently(client.total)
+    states = {str(state): counts.get(state, 0) for state in _STATES}
+    # Pilots go on while we count, so the total may be of a moment before.
+    outside = max(total - sum(states.values()), 0)
+    return client.address, {**states, **({str(TokenState.NO_VIEW): outside} if outside else {}), "total": total}
+
+
+def _write_json(address: str, counts: dict[str, int]) -> None:
+    from apicas._documents import encode
+
+    names = {str(TokenState.NO_VIEW): "no_view"}
+    say(encode({"pool": address, **{names.get(name, name): number for name, number in counts.items()}}).decode())
+
+
+def _write_table(address: str, counts: dict[str, int]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text(f"pool {address}"), soft_wrap=True)
+    width = max(len(f"{number:,}") for number in counts.values())
+    for name, number in counts.items():
+        console.print(Text(f"  {name:8}{number:>{width},}", style=_style(name, number)))
+    if not counts["total"]:
+        tell("the pool is empty: `apicas push FILE` puts tokens into it")
+    elif counts["error"] and not counts["todo"] and not counts["locked"]:
+        tell("`apicas reset error` puts failed tokens back to todo")
+
+
+def _style(name: str, number: int) -> str:
+    colours = {"done": "green", "error": "red", "locked": "yellow", "no view": "magenta", "total": "bold"}
+    return colours.get(name, "") if number else ""
