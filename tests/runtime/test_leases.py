@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from apicas.exceptions import ConfigError, LeaseLostError
+from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.policies import LeaseTimes
 from apicas.testing import FaultyClient, unix_time, virtual_environment
@@ -329,3 +329,38 @@ def test_a_lease_has_a_least_length() -> None:
     """Lock timestamps have whole seconds: a lease below 10 s is refused."""
     with pytest.raises(ConfigError, match="at least 10 s"):
         LeaseTimes(lease=9.9)
+
+
+@virtual
+async def test_a_lock_that_is_long_stale_is_not_watched_for_a_whole_lease() -> None:
+    """A pilot that died last night: a quarter of a lease under our eyes is enough."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    await vanish(client)
+    await anyio.sleep(100 * LEASE)
+    start = unix_time()
+    async with pilot(client) as tokens:
+        assert [token.id async for token in tokens] == ["t"]
+    assert LEASE / 4 <= unix_time() - start <= LEASE / 4 + 2 * SWEEP
+
+
+@virtual
+async def test_a_failed_look_starts_the_watch_again() -> None:
+    """Looks before an outage, however short, prove nothing about an owner that was cut off as well."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    await vanish(client)
+    async with pilot(client) as tokens:
+        for _ in range(3):
+            await tokens.keeper.sweep()
+            await anyio.sleep(LEASE / 4)
+        client.faults.away = True
+        with pytest.raises(PoolUnavailableError):
+            await tokens.keeper.sweep()
+        client.faults.away = False
+        await anyio.sleep(LEASE / 4)
+        outage_ended = unix_time()
+        with anyio.fail_after(10 * LEASE):
+            while (await client.fetch("t")).state == "locked":
+                await anyio.sleep(1)
+        assert unix_time() - outage_ended >= LEASE * 0.75
