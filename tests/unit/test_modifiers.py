@@ -94,7 +94,7 @@ def test_every_transition_of_the_table_happens() -> None:
 
 @pytest.mark.parametrize("state", TokenState)
 @pytest.mark.parametrize("change", Change)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(fields=ODD_FIELDS)
 def test_a_change_leads_where_the_table_says(change: Change, state: TokenState, fields: dict[str, Any]) -> None:
     """Whatever stands in the other fields; an illegal one leaves the token as it was."""
@@ -114,7 +114,7 @@ def test_a_change_leads_where_the_table_says(change: Change, state: TokenState, 
 
 
 @pytest.mark.parametrize("change", [Change.LOCK, Change.SCRUB, Change.RELEASE, Change.RECLAIM, Change.RESET])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(fields=ODD_FIELDS)
 def test_odd_fields_are_written_back_as_they_should_be(change: Change, fields: dict[str, Any]) -> None:
     token = token_in(next(iter(TRANSITIONS[change])))
@@ -344,7 +344,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_a_life_is_always_in_order() -> None:
-    run_state_machine_as_test(Life, settings=settings(max_examples=50, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Life, settings=settings(max_examples=50, stateful_step_count=40))
 
 
 @pytest.mark.parametrize(

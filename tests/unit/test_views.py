@@ -77,7 +77,7 @@ STATE_FIELDS = st.fixed_dictionaries(
 @needs_node
 def test_monitor_lists_in_node_what_it_lists_here() -> None:
     """Whatever stands in type, lock, done and exit_code."""
-    documents: list[dict[str, Any]] = [{"_id": "x", **fields} for fields in samples(STATE_FIELDS, 600)]
+    documents: list[dict[str, Any]] = [{"_id": "x", **fields} for fields in samples(STATE_FIELDS, 250)]
     for name, view in MONITOR_VIEWS.items():
         listed = listed_by((view.map_function(), document) for document in documents)
         for document, keys in zip(documents, listed, strict=True):
@@ -86,7 +86,7 @@ def test_monitor_lists_in_node_what_it_lists_here() -> None:
 
 @needs_node
 def test_overview_counts_each_token_once_in_node() -> None:
-    documents = samples(STATE_FIELDS, 400)
+    documents = samples(STATE_FIELDS, 250)
     listed = listed_by((overview_map_function(), document) for document in documents)
     for document, states in zip(documents, listed, strict=True):
         state = state_of(document)
@@ -95,7 +95,7 @@ def test_overview_counts_each_token_once_in_node() -> None:
 
 @needs_node
 def test_a_condition_says_the_same_in_node() -> None:
-    cases = samples(CASES, 500)
+    cases = samples(CASES, 300)
     listed = listed_by((view.map_function(), {"_id": "x", **document}) for view, document in cases)
     for (view, document), keys in zip(cases, listed, strict=True):
         assert view.matches(document) == (keys == ["x"]), (view.where, document)
