@@ -1,0 +1,107 @@
+"""What the tests with real processes share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+try:
+    import uvloop
+except ImportError:
+    pass
+else:
+    LOOPS["uvloop"] = uvloop.new_event_loop
+    uvloop.new_event_loop().close()  # the first one opens a pipe that stays open for good
+
+
+def on_real_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test on every kind of event loop. It takes the fixture `loop_kind`."""
+
+    @wraps(test)
+    def call(*arguments: Any, loop_kind: str, **keywords: Any) -> None:
+        async def main() -> None:
+            await test(*arguments, loop_kind=loop_kind, **keywords)
+
+        with asyncio.Runner(loop_factory=LOOPS[loop_kind]) as runner:
+            runner.run(main())
+
+    return call
+
+
+class Fifo:
+    """What a command tells a test while it runs: lines written to a named pipe.
+
+    Args:
+        path: where to make it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # Open for writing too, so that it has no end while the command opens and closes it.
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._text = ""
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    async def line(self) -> str:
+        """The next line."""
+        loop = asyncio.get_running_loop()
+        while "\n" not in self._text:
+            readable = asyncio.Event()
+            loop.add_reader(self._descriptor, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._descriptor)
+            self._text += os.read(self._descriptor, 65_536).decode()
+        line, _, self._text = self._text.partition("\n")
+        return line
+
+
+def lives(process: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def children() -> set[int]:
+    """Our children, zombies included."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.add(int(stat.parent.name))
+    return found
+
+
+def open_files() -> set[str]:
+    """What our descriptors are, by number."""
+    numbers = os.listdir("/proc/self/fd")  # noqa: PTH208 - iterdir would leave its own in the list
+    return {f"{number} {os.path.realpath(f'/proc/self/fd/{number}')}" for number in numbers if number_is_open(number)}
+
+
+def number_is_open(number: str) -> bool:
+    """Whether a descriptor is open still: the one that listed them is not."""
+    try:
+        os.fstat(int(number))
+    except OSError:
+        return False
+    return True
+
+
+linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
