@@ -47,8 +47,9 @@ STRAGGLER_TIME: Final = 0.25
 KILL_TIME: Final = 5.0
 """Seconds until a group that had its KILL is given up. One that hangs in the kernel, on a dead file server for
 instance, ends when that call does, and not before."""
+MIN_PAUSE: Final = 0.001
 MAX_PAUSE: Final = 0.05
-"""Seconds between two looks where the kernel sends no word."""
+"""Seconds between two looks where the kernel sends no word: the first ones are close, most commands are short."""
 MAX_COMPLAINT: Final = 2_000
 """Characters of stderr in a message: the message goes into the token, and stderr is attached beside it."""
 
@@ -222,9 +223,9 @@ class RunningCommand:
 
     async def wait(self) -> None:
         """Return when the leader has ended. It stays a zombie, so that its id names nobody else."""
-        if self._exit_watch is not None:
+        if self._exit_watch is not None and not self._has_ended():
             await _readable(self._exit_watch)
-        pause = 0.001
+        pause = MIN_PAUSE
         while not self._has_ended():
             await anyio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
@@ -242,8 +243,7 @@ class RunningCommand:
                     await self._stop()
             finally:
                 groups.signal_group(self._leader.pid, SIGKILL)
-                with anyio.move_on_after(KILL_TIME):
-                    await self._be_gone()
+                await self._be_gone()
 
     def close(self) -> CommandResult:
         """Close the pipes, with what is still in them taken; the result."""
@@ -271,20 +271,34 @@ class RunningCommand:
         groups.signal_group(self._leader.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
         with anyio.move_on_after(self._options.grace):
             await self.wait()
-            pause = 0.001
+            pause = MIN_PAUSE
             while groups.living.has(self._leader.pid, self._started):
                 await anyio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE)
 
     async def _be_gone(self) -> None:
-        """Return when the leader has been reaped, and no other member of the group lives."""
+        """Return when the leader has been reaped and no other member of the group lives, or after KILL_TIME.
+
+        What had its KILL is gone in a moment. A cancellation in that moment is kept for afterwards: it would leave a
+        zombie, and gain nothing.
+        """
         killed = time.monotonic()
-        await self.wait()
-        self._leader.wait()  # at once: it has ended
-        pause = 0.001
-        while not groups.is_gone(self._leader.pid, killed):
-            await anyio.sleep(pause)
+        kept: asyncio.CancelledError | None = None
+        pause = MIN_PAUSE
+        while not self._is_gone(killed) and time.monotonic() < killed + KILL_TIME:
+            try:
+                await anyio.sleep(pause)
+            except asyncio.CancelledError as error:
+                kept = error
             pause = min(2 * pause, MAX_PAUSE)
+        if kept is not None:
+            raise kept
+
+    def _is_gone(self, killed: float) -> bool:
+        if not self._has_ended():
+            return False
+        self._leader.wait()  # at once: it has ended
+        return groups.is_gone(self._leader.pid, killed)
 
     def _has_ended(self) -> bool:
         if self._ended is None:
