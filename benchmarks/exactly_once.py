@@ -142,16 +142,21 @@ async def _start(trial: Trial, files: Path) -> asyncio.subprocess.Process:
 
 
 async def _kill(client: PoolClient, victim: asyncio.subprocess.Process, trial: Trial) -> set[str]:
-    """Stop a pilot in the middle, note what it holds, and kill it."""
-    while (await client.counts())["done"] < trial.tokens / 4:  # noqa: ASYNC110 - other processes are watched
+    """Stop a pilot in the middle, at a moment when it holds tokens; note which, and kill it."""
+    while victim.returncode is None:
         await asyncio.sleep(0.05)
-    # Stopped first, so that what it holds cannot change between the look and the kill.
-    victim.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(0.5)
-    rows = await client.view("locked", include_docs=True)
-    held = {str(row.id) for row in rows if row.document and row.document["apicas"].get("pid") == victim.pid}
-    victim.kill()
-    return held
+        if (await client.counts())["done"] < trial.tokens / 10:
+            continue
+        # Stopped first, so that what it holds cannot change between the look and the kill.
+        victim.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.3)  # a write that was under way is through
+        rows = await client.view("locked", include_docs=True)
+        held = {str(row.id) for row in rows if row.document and row.document["apicas"].get("pid") == victim.pid}
+        if held:
+            victim.kill()
+            return held
+        victim.send_signal(signal.SIGCONT)
+    return set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

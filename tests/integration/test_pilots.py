@@ -27,13 +27,13 @@ def pool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 async def test_every_token_is_worked_exactly_once(pool: str, tmp_path: Path) -> None:
     """Four pilots, no-op tokens, many races, no error in any log."""
-    result = await run_trial(Trial(pool=pool, tokens=600), tmp_path)
+    result = await run_trial(Trial(pool=pool, tokens=400), tmp_path)
     assert result.problems == []
-    assert result.executions == 600
+    assert result.executions == 400
 
 
 async def test_a_killed_pilot_loses_nothing(pool: str, tmp_path: Path) -> None:
     """One of four gets SIGKILL in the middle: what it had begun is worked twice, nothing else is."""
-    result = await run_trial(Trial(pool=pool, tokens=200, seconds=0.1, workers=8, kill=True), tmp_path)
+    result = await run_trial(Trial(pool=pool, tokens=300, seconds=0.2, workers=4, kill=True), tmp_path)
     assert result.problems == []
     assert result.held_by_victim
