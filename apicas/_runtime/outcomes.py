@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from apicas._documents import Document
-from apicas._javascript import equals_number, parse_int
+from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
 from apicas.exceptions import CommandError, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
@@ -50,8 +50,8 @@ class Cut:
 
 Verdict: TypeAlias = Returned | Raised | Cut
 
-MAX_TRACEBACK: Final = 20_000
-"""Characters of a traceback that are kept: its head and its tail."""
+MAX_TEXT: Final = 20_000
+"""Characters of a message or a traceback that are kept: its head and its tail."""
 _EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError)
 
 
@@ -74,7 +74,7 @@ class Concluding:
         document = _with_lease(token.document, lease)
         match verdict:
             case Returned(value):
-                return self._returned(document, value)
+                return self._returned(document, value, lease)
             case Raised(error):
                 return self._raised(document, error)
             case Cut():
@@ -82,17 +82,20 @@ class Concluding:
 
     def rejected(self, lease: Lease, reason: str) -> Outcome:
         """The outcome of a token whose content the store does not take: the content as it was, and a failure."""
-        return self._failed(dict(lease.stored), InvalidTokenError(f"the outcome cannot be stored: {reason}"))
+        error = InvalidTokenError(f"the outcome cannot be stored: {reason}")
+        return self._failed(self._noted(dict(lease.stored), error))
 
-    def _returned(self, document: Document, value: Any) -> Outcome:
+    def _returned(self, document: Document, value: Any, lease: Lease) -> Outcome:
         if value is not None:
             document["output"] = value
         state = state_of(document)
         if state is TokenState.TODO:  # the user unlocked or scrubbed it
-            return _left_in_todo(document)
+            return _left_in_todo(document, lease)
         exit_code = document.get("exit_code", "")
-        if state is TokenState.ERROR or not (exit_code in {"", None} or parse_int(exit_code) == 0):
-            return self._failed(document, None)
+        if state is TokenState.ERROR or not (exit_code == "" or exit_code is None or parse_int(exit_code) == 0):
+            if _number_of_errors(document) <= _number_of_errors(lease.base):  # else the user has said why
+                self.modifier.add_error(document, f"exit code {to_string(exit_code)[:100]}", None, self.now())
+            return self._failed(document)
         return Outcome(self.modifier.close(document, self.now()), Ending.DONE)
 
     def _raised(self, document: Document, error: BaseException) -> Outcome:
@@ -108,29 +111,24 @@ class Concluding:
                 return Outcome(self.modifier.set_error(document, str(error), None, now), Ending.FAILED)
             case CommandError():
                 document["exit_code"] = error.exit_code
-        return self._failed(document, error)
+        return self._failed(self._noted(document, error))
 
-    def _failed(self, document: Document, error: BaseException | None) -> Outcome:
-        noted = self._noted(document, error)
-        if tries_again(count(noted.get("scrub_count")), self.max_scrub):
-            return self._scrubbed(noted, 0.0)
-        return Outcome(self.modifier.set_error(noted, None, None, self.now()), Ending.FAILED)
+    def _failed(self, document: Document) -> Outcome:
+        if tries_again(count(document.get("scrub_count")), self.max_scrub):
+            return self._scrubbed(document, 0.0)
+        return Outcome(self.modifier.set_error(document, None, None, self.now()), Ending.FAILED)
 
     def _scrubbed(self, document: Document, later: float) -> Outcome:
         return Outcome(self.modifier.scrub(document, self.now(), not_before=later), Ending.SCRUBBED)
 
-    def _noted(self, document: Document, error: BaseException | None) -> Document:
+    def _noted(self, document: Document, error: BaseException) -> Document:
         """The document with the reason in its `error` list."""
-        if error is None:
-            if document.get("error"):  # the user's set_error has said why
-                return document
-            return self.modifier.add_error(document, f"exit code {document.get('exit_code')}", None, self.now())
         return self.modifier.add_error(document, describe(error), _traceback(error), self.now())
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    text = str(error) or type(error).__name__
+    """An exception as text that can be stored."""
+    text = _storable(str(error)) or type(error).__name__
     return text if isinstance(error, _EXPLAINED) else f"{type(error).__name__}: {text}"
 
 
@@ -141,8 +139,13 @@ def _traceback(error: BaseException) -> str | None:
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return text if len(text) <= MAX_TRACEBACK else f"{text[: MAX_TRACEBACK // 2]}\n[...]\n{text[-MAX_TRACEBACK // 2 :]}"
+    return _storable("".join(traceback.format_exception(type(error), error, frames)))
+
+
+def _storable(text: str) -> str:
+    """Text within bounds, without lone surrogates: a file name that is no UTF-8 puts these into an OSError."""
+    clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return clean if len(clean) <= MAX_TEXT else f"{clean[: MAX_TEXT // 2]}\n[...]\n{clean[-MAX_TEXT // 2 :]}"
 
 
 def _is_ours(filename: str) -> bool:
@@ -151,21 +154,23 @@ def _is_ours(filename: str) -> bool:
 
 def _with_lease(content: Document, lease: Lease) -> Document:
     """The user's mapping, but its id and its claim as the store knows them: nobody breaks the fence by hand."""
-    document = dict(content)
-    document["_id"] = lease.token_id
-    if claim_of(document) is None and state_of(document) is TokenState.TODO:
-        return document  # the user unlocked or scrubbed it with a modifier
-    document["apicas"] = {**annex(document), **{name: annex(lease.stored)[name] for name in _claim_of(lease)}}
-    document["type"] = lease.stored["type"]
+    document = {**content, "_id": lease.token_id, "type": lease.stored["type"]}
+    unlocked = claim_of(document) is None and state_of(document) is TokenState.TODO  # by the user, with a modifier
+    fixed = ("generation",) if unlocked else ("generation", *CLAIM_FIELDS)
+    ours = annex(lease.stored)
+    document["apicas"] = {**annex(document), **{name: ours[name] for name in fixed if name in ours}}
+    if unlocked:
+        return document
     if state_of(document) in {TokenState.NO_VIEW, TokenState.TODO} or equals_number(document.get("done"), 0):
         document.update(lock=lease.stored["lock"], done=0)
     return document
 
 
-def _claim_of(lease: Lease) -> list[str]:
-    return [name for name in (*CLAIM_FIELDS, "generation") if name in annex(lease.stored)]
+def _left_in_todo(document: Document, lease: Lease) -> Outcome:
+    scrubbed = count(document.get("scrub_count")) > count(lease.base.get("scrub_count"))
+    return Outcome(document, Ending.SCRUBBED if scrubbed else Ending.RELEASED)
 
 
-def _left_in_todo(document: Document) -> Outcome:
-    scrubbed = annex(document).get("history") or [{}]
-    return Outcome(document, Ending.SCRUBBED if scrubbed[-1].get("event") == "scrubbed" else Ending.RELEASED)
+def _number_of_errors(document: Document) -> int:
+    errors = document.get("error")
+    return len(errors) if isinstance(errors, list) else 0

@@ -143,10 +143,10 @@ class Reaper:
         (result,) = await self._client.save([reclaimed])
         if result.written:
             log.warning(
-                "reclaimed token %s from %s, silent for %d s",
+                "reclaimed token %s from %s, silent since %s",
                 document["_id"],
                 _owner(document),
-                max(0, now - annex(document).get("lock", now)),
+                document.get("lock"),
             )
         return result.written
 

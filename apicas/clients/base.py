@@ -16,7 +16,15 @@ from typing import Any, Final, Self, TypeAlias
 
 from typing_extensions import TypedDict, Unpack
 
-from apicas._documents import MAX_DOCUMENT_BYTES, Document, check_attachment_name, check_id, encode_document
+from apicas._documents import (
+    MAX_DOCUMENT_BYTES,
+    Document,
+    check_attachment_name,
+    check_id,
+    decode,
+    encode,
+    encode_document,
+)
 from apicas.clients.port import (
     AttachmentInfo,
     Reject,
@@ -50,7 +58,17 @@ EDIT_ATTEMPTS: Final = 20
 
 
 class BulkRefusedError(PoolError):
-    """The store refused a request as a whole, for something in it; raised by adapters, never seen by users."""
+    """The store refused a request as a whole, for something in it; raised by adapters, never seen by users.
+
+    Args:
+        reason: for people.
+        uncertain: whether some of it may have been written all the same. A conflict in a later attempt may then be
+            with our own write.
+    """
+
+    def __init__(self, reason: str, *, uncertain: bool = False) -> None:
+        super().__init__(reason)
+        self.uncertain = uncertain
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +243,13 @@ class PoolClient(ABC):
 
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Write documents, each if the store still has its `_rev`; see the port."""
+        return await self._save_encoded([self._encode(document) for document in documents])
+
+    async def _save_encoded(self, documents: Sequence[EncodedDocument | SaveResult]) -> list[SaveResult]:
+        """Write documents in bulks; one that was refused before it was sent keeps its result."""
         results: list[SaveResult | None] = [None] * len(documents)
         accepted: list[tuple[int, EncodedDocument]] = []
-        for index, document in enumerate(documents):
-            encoded = self._encode(document)
+        for index, encoded in enumerate(documents):
             if isinstance(encoded, SaveResult):
                 results[index] = encoded
             else:
@@ -246,14 +267,18 @@ class PoolClient(ABC):
         except InvalidTokenError as error:
             return SaveResult(SaveStatus.REJECTED, reason=str(error))
 
-    async def _write_or_bisect(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
+    async def _write_or_bisect(self, batch: Sequence[EncodedDocument], *, uncertain: bool = False) -> list[SaveResult]:
         try:
-            return await self._write(batch)
+            results = await self._write(batch)
         except BulkRefusedError as error:
             if len(batch) == 1:
                 return [SaveResult(SaveStatus.REJECTED, reason=str(error))]
+            uncertain = uncertain or error.uncertain
+        else:
+            return [_doubted(result) for result in results] if uncertain else results
         half = len(batch) // 2
-        return await self._write_or_bisect(batch[:half]) + await self._write_or_bisect(batch[half:])
+        first = await self._write_or_bisect(batch[:half], uncertain=uncertain)
+        return first + await self._write_or_bisect(batch[half:], uncertain=uncertain)
 
     async def upload(self, tokens: Tokens, *, on_progress: UploadProgress | None = None) -> UploadReport:
         """Put new tokens into the pool, from any stream of mappings; memory stays constant.
@@ -285,7 +310,11 @@ class PoolClient(ABC):
     def _new(self, content: Any) -> EncodedDocument | SaveResult:
         if not isinstance(content, Mapping):
             return SaveResult(SaveStatus.REJECTED, reason=f"a token is a mapping, not {type(content).__name__}")
-        return self._encode(new_token(content, f"token_{uuid.uuid4().hex}"))
+        return self._encode(new_token(content, self._new_id()))
+
+    def _new_id(self) -> str:
+        """An `_id` for a token that has none."""
+        return f"token_{uuid.uuid4().hex}"
 
     async def _upload_bulk(
         self,
@@ -317,7 +346,7 @@ class PoolClient(ABC):
                 return result
         return result
 
-    async def edit(self, document_id: str, change: Callable[[Token], None]) -> Token:
+    async def edit(self, document_id: str, change: Callable[[Token], object]) -> Token:
         """Read a token, change it, and write it if nobody else did meanwhile; else again.
 
         Args:
@@ -403,6 +432,13 @@ def _bulks(encoded: Sequence[tuple[int, EncodedDocument]]) -> list[Sequence[tupl
     return bulks
 
 
+def _doubted(result: SaveResult) -> SaveResult:
+    """A result after an attempt that may have written: a conflict may be with that."""
+    if result.status is SaveStatus.CONFLICT:
+        return SaveResult(SaveStatus.UNKNOWN, reason="an earlier attempt may have written it")
+    return result
+
+
 def _reject(report: UploadReport, position: int, identifier: Any, result: SaveResult) -> None:
     report.rejected += 1
     if len(report.rejects) < MAX_REJECTS_KEPT:
@@ -413,9 +449,11 @@ def _reject(report: UploadReport, position: int, identifier: Any, result: SaveRe
 
 def _same_content(stored: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
     """Whether a document as it was read is what was written, but for its revision and the form of its attachments."""
+    # Through JSON, since a tuple or a datetime is read back as something else than what was written.
+    content: Document = decode(encode(dict(written)))
     ignored = {"_rev", "_attachments"}
     return {k: v for k, v in stored.items() if k not in ignored} == {
-        k: v for k, v in written.items() if k not in ignored
+        k: v for k, v in content.items() if k not in ignored
     }
 
 

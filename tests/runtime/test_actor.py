@@ -754,3 +754,39 @@ async def test_pilots_share_a_pool_without_working_anything_twice() -> None:
         for number in range(8):
             group.start_soon(run, f"pilot{number}")
     assert sorted(worked) == [f"t{n:04}" for n in range(400)]
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        _set(exit_code=[1]),
+        _set(exit_code={"a": 1}),
+        _set(error="text", exit_code=2),
+        lambda _: _raise(OSError(2, "no such file", "caf\udce9")),
+        lambda _: _raise(ValueError("x" * 1_000_000)),
+        lambda token: token.document.clear(),
+        lambda token: token.document.pop("_id"),
+    ],
+)
+async def test_no_oddity_ends_the_pilot(process: Any) -> None:
+    """Whatever is left in a token, it ends in a Monitor view, and the next token is worked."""
+    client = FaultyClient()
+    await client.upload([{"_id": "t"}])
+    async with BasicViewIterator(client) as tokens:
+        report = await _actor(tokens, process).run(workers=1)
+    assert report.done + report.failed == 1
+    assert report.lost == 0
+    assert sum((await client.counts()).values()) == 1
+
+
+@virtual
+async def test_a_second_failure_by_exit_code_is_recorded_too() -> None:
+    """The reason of the first attempt does not stand for that of the second."""
+    client = make_pool()
+    await client.upload([{}])
+
+    async def process(token: Token) -> None:
+        token["exit_code"] = token.scrub_count + 3
+
+    await work(client, process, max_scrub=1)
+    assert [error["message"] for error in (await only(client)).errors] == ["exit code 3", "exit code 4"]
