@@ -1,0 +1,31 @@
+"""The program, for each test in a new directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apicas.cli.logs import LineHandler
+from tests.cli.program import Events, Program, make_program
+
+
+@pytest.fixture
+def apicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Program]:
+    """`apicas` in tmp_path."""
+    root, own = logging.getLogger(), logging.getLogger("apicas")
+    levels = root.level, own.level
+    yield from make_program(tmp_path, monkeypatch, capfd.readouterr)
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, LineHandler)]
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Events]:
+    """What tokens say by writing into the file `started`."""
+    events = Events(tmp_path / "started")
+    yield events
+    events.close()
