@@ -148,8 +148,9 @@ class SQLiteClient(PoolClient):
             OPEN_FILES.opened(thread)
             if await thread.read(partial(attachments.has_leftovers, now=self._now())):
                 await thread.write(partial(attachments.discard_leftovers, now=self._now()))
-        except BaseException:
-            OPEN_FILES.release(thread)
+        except BaseException as error:
+            if OPEN_FILES.release(thread) and isinstance(error, Exception):  # a cancelled caller does not wait
+                await thread.stopped()
             raise
         self._thread = thread
         # For a client that somebody forgets to close: its thread would wait for ever.
@@ -285,6 +286,10 @@ class SQLiteClient(PoolClient):
     def _unique(self) -> str:
         """A piece of a name that is given once, by whatever client."""
         return f"{self._name}{next(self._numbers):x}"
+
+    def _new_id(self) -> str:
+        """Ids that follow one another: rows of one upload lie together in the indexes too."""
+        return f"token_{self._name}{next(self._numbers):016x}"
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         thread = self._opened()

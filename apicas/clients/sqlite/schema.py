@@ -148,7 +148,7 @@ class PoolFile:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, self.largest)
         is_new = self._look_alone(connection, self.alone_on) if self.alone_on else self._is_new(connection)
         # The log first: the file remembers it, and a pool is made in one transaction after that.
-        connection.execute(f"PRAGMA journal_mode = {'TRUNCATE' if self.alone_on else 'WAL'}").fetchall()
+        connection.execute(f"PRAGMA journal_mode = {'DELETE' if self.alone_on else 'WAL'}").fetchall()
         connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}").fetchall()
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")

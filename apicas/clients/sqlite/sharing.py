@@ -56,22 +56,21 @@ class OpenFiles:
                     f"{address} was open when this process was forked off, and cannot be used in it: "
                     "open the pool after the fork, or start processes with spawn"
                 )
-            if file.alone_on is not None:
-                self._notice(file)
-                for entry in known:
-                    if entry.file.alone_on is not None:
-                        entry.users += 1
-                        return entry.thread
+            for entry in known:
+                if file.alone_on and entry.file.alone_on:
+                    entry.users += 1
+                    return entry.thread
             thread = ConnectionThread(file.connect, address)
             self._open.append(_Open(file, thread))
             return thread
 
     def opened(self, thread: ConnectionThread) -> None:
-        """Remember which file a thread has, now that the file exists."""
+        """Remember which file a thread has, now that the file exists, and say so if nobody else can have it."""
         with self._lock:
             for entry in self._open:
                 if entry.thread is thread:
                     entry.inode = _inode(entry.file)
+                    self._notice(entry.file)
 
     def release(self, thread: ConnectionThread) -> bool:
         """Give a thread back, and answer whether nobody else uses it: then it was told to stop."""
@@ -87,7 +86,7 @@ class OpenFiles:
         return True
 
     def _notice(self, file: PoolFile) -> None:
-        if str(file.path) not in self._noticed:
+        if file.alone_on and str(file.path) not in self._noticed:
             self._noticed.add(str(file.path))
             log.warning("%s is on %s: only one process at a time can use this pool", file.path, file.alone_on)
 
