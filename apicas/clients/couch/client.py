@@ -1,0 +1,528 @@
+"""The CouchDB client: pools on one server, or on a cluster.
+
+Rules:
+- A write that a majority of the replicas did not take (`accepted`, 202), or whose answer got lost, is unknown: read it
+  back. Never is `w` or `r` set: with one node hung, a read of all replicas waits for a minute and has no answer.
+- Reads are repeated for a bounded number of times; a write only where the first attempt certainly failed, or where a
+  conflict on the second is counted as unknown.
+- Documents are read with `_bulk_get`, which asks a majority of the replicas and costs a fraction of include_docs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+from urllib.parse import quote
+
+from typing_extensions import Unpack
+from yarl import URL
+
+from apicas._documents import Document, check_fields, check_id, encode
+from apicas.clients.base import BulkRefusedError, EncodedDocument, PoolClient
+from apicas.clients.couch import answers, designs
+from apicas.clients.couch.administration import Administration
+from apicas.clients.couch.clock import StoreClock
+from apicas.clients.couch.credentials import Login
+from apicas.clients.couch.failures import AnswerLostError, NotConnectedError, ServerFailedError
+from apicas.clients.couch.feed import follow
+from apicas.clients.couch.gate import Gate
+from apicas.clients.couch.options import CouchKeywords, CouchOptions
+from apicas.clients.couch.transport import Answer, Transport
+from apicas.clients.port import (
+    AttachmentInfo,
+    Permissions,
+    SaveResult,
+    SaveStatus,
+    SetupReport,
+    StoredChange,
+    ViewQuery,
+    ViewRow,
+)
+from apicas.exceptions import (
+    AccessDeniedError,
+    ConfigError,
+    InvalidTokenError,
+    PoolError,
+    PoolUnavailableError,
+    TokenNotFoundError,
+    ViewNotFoundError,
+)
+from apicas.views import MONITOR, MONITOR_VIEWS, OVERVIEW, View, full_name
+
+CHUNK: Final = 1 << 20
+"""Bytes of an attachment in memory at once."""
+_READ_AT_ONCE: Final = 1000
+"""Documents in one request, as in one write."""
+
+
+class CouchClient(PoolClient):
+    """A pool in CouchDB.
+
+    Args:
+        url: the server's. A name and a password in it are taken out, and used.
+        db: the database.
+        username: who we are; None for nobody.
+        password: the secret that goes with it.
+        options: the fields of CouchOptions, such as `ca_file="ca.pem"`.
+
+    Raises:
+        ConfigError: one of these cannot be used.
+    """
+
+    default_lease = 900.0
+
+    def __init__(
+        self,
+        url: str = "http://localhost:5984",
+        db: str = "test",
+        username: str | None = None,
+        password: str | None = None,
+        **options: Unpack[CouchKeywords],
+    ) -> None:
+        self._options = CouchOptions(**options)
+        super().__init__(max_document_bytes=self._options.max_document_bytes)
+        parsed = _server(url)
+        self._name = db
+        self._login = _login(username or parsed.user, parsed.password if password is None else password)
+        self._server = parsed.with_user(None)
+        self._path = quote(db, safe="")
+        self._address = f"{self._server.with_user(self._login.username if self._login else None)}".rstrip("/")
+        self._address += f"/{self._path}"
+        self._clock = StoreClock(self._options.now)
+        cookie = self._options.auth == "cookie"
+        self._gate = Gate(self._address, self._server, self._login, cookie=cookie, clock=self._clock)
+        self._transport = Transport(self._address, self._server, self._gate, self._options)
+        self._administration = Administration(self._transport, db)
+
+    @property
+    def address(self) -> str:
+        """The pool's URL, with the user's name and without the password."""
+        return self._address
+
+    def time(self) -> float:
+        """Unix seconds by the server's clock, as its answers tell it."""
+        return self._clock.time()
+
+    def fork(self) -> CouchClient:
+        """A second client of the same pool, with connections of its own."""
+        username, password = (self._login.username, self._login.password) if self._login else (None, None)
+        fields: CouchKeywords = {name: getattr(self._options, name) for name in CouchKeywords.__optional_keys__}  # type: ignore[assignment]  # the same names
+        return CouchClient(str(self._server), self._name, username, password, **fields)
+
+    async def open(self) -> None:
+        """Connect, and ask about the database. One that does not exist is no error: `setup` creates it.
+
+        Raises:
+            AccessDeniedError: the credentials are refused. They are not tried again: not by this client.
+            PoolUnavailableError: the server does not answer.
+            ConfigError: the address, or its certificate, cannot be used.
+        """
+        await self._transport.open()
+        try:
+            await self._look()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _look(self) -> bool:
+        """Whether the database exists; if so, learn whether it is replicated."""
+        info = await self._administration.info()
+        if info is not None:
+            self.replicated = info.get("cluster", {}).get("n", 1) > 1
+        return info is not None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    # Administration. ------------------------------------------------------------------------------------------------
+
+    async def setup(self, *, replace_views: bool = False) -> SetupReport:
+        """Create the database, the Monitor views and those of our own, where they are missing. Safe to repeat.
+
+        A Monitor that has the five views is PiCaS's, or another pilot's, and stays as it is; one that lacks some gets
+        these. Without an admin's rights it is a check.
+
+        Raises:
+            AccessDeniedError: something is missing that only an admin can make.
+        """
+        created = False
+        if not await self._look():
+            created = await self._administration.create()
+            await self._look()
+        merge = designs.replaced if replace_views else designs.completed
+        ours = designs.monitor_views()
+        stored = await self._administration.views(MONITOR)
+        installed = []
+        if merge(stored, ours) != stored and await self._administration.install(MONITOR, lambda now: merge(now, ours)):
+            installed.append(MONITOR)
+        if await self._install_own():
+            installed.append(designs.OWN_NAME)
+        kept = (MONITOR,) if designs.differs(stored, ours) and not replace_views else ()
+        return SetupReport(created, tuple(installed), kept)
+
+    async def _install_own(self) -> bool:
+        """Install the design document that makes `total` cheap. It is a help, so not being allowed to is no error."""
+        ours = designs.own_views()
+        try:
+            return await self._administration.install(designs.OWN_NAME, lambda _: ours, designs.OWN_SETTINGS)
+        except AccessDeniedError:
+            return False
+
+    async def add_view(
+        self,
+        view: View | str,
+        map_fun: str | None = None,
+        reduce_fun: str | None = None,
+        design_doc: str = MONITOR,
+    ) -> None:
+        """Install a view; one of the same name is replaced, and others in its design document stay.
+
+        Args:
+            view: a view, or the name of one that is written in JavaScript.
+            map_fun: the text of its map function.
+            reduce_fun: the text of its reduce function, or one of CouchDB's own: `_count`, `_sum`, `_stats`.
+            design_doc: the design document, where the name does not say it (`Design/view`).
+
+        Raises:
+            ConfigError: a name without a map function.
+            AccessDeniedError: only an admin of the database can do this.
+        """
+        if isinstance(view, View):
+            name, entry = view.name, {"map": view.map_function()}
+        elif map_fun is None:
+            raise ConfigError(f"view {view!r} needs a map function")
+        else:
+            name = full_name(view if "/" in view else f"{design_doc}/{view}")
+            entry = {"map": map_fun} if reduce_fun is None else {"map": map_fun, "reduce": reduce_fun}
+        design, short = name.split("/")
+        await self._administration.install(design, lambda stored: {**stored, short: entry})
+
+    async def permissions(self) -> Permissions:
+        """Who may use the database: members read and write, admins also change design documents and these lists."""
+        return await self._administration.permissions()
+
+    async def set_permissions(
+        self,
+        members: Iterable[str] | None = None,
+        member_roles: Iterable[str] | None = None,
+        admins: Iterable[str] | None = None,
+        admin_roles: Iterable[str] | None = None,
+    ) -> None:
+        """Replace lists of who may use the database; a list that is None stays as it is.
+
+        Raises:
+            AccessDeniedError: only an admin can do this.
+        """
+        await self._administration.set_permissions(
+            {
+                ("members", "names"): members,
+                ("members", "roles"): member_roles,
+                ("admins", "names"): admins,
+                ("admins", "roles"): admin_roles,
+            }
+        )
+
+    # Reading. -------------------------------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> list[Document | None]:
+        """Read documents, each as a majority of the replicas has it; attachments are stubs."""
+        unique = [identifier for identifier in dict.fromkeys(ids) if _is_id(identifier)]
+        found: dict[str, Document] = {}
+        for start in range(0, len(unique), _READ_AT_ONCE):
+            found |= await self._bodies(unique[start : start + _READ_AT_ONCE])
+        # An id that was asked for twice is answered with two documents, which their users may change.
+        seen: set[str] = set()
+        documents: list[Document | None] = []
+        for identifier in ids:
+            document = found.get(identifier)
+            documents.append(dict(document) if document is not None and identifier in seen else document)
+            seen.add(identifier)
+        return documents
+
+    async def _bodies(self, ids: Sequence[str]) -> dict[str, Document]:
+        body = encode({"docs": [{"id": identifier} for identifier in ids]})
+
+        async def attempt() -> dict[str, Document]:
+            answer = await self._transport.send("POST", f"{self._path}/_bulk_get", body)
+            return answers.bodies(answer.value()["results"])
+
+        return await self._transport.repeat(attempt)
+
+    async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
+        """Read rows of a view, and then, where asked for, their documents."""
+        answer = await self._view(view, answers.view_parameters(query), fresh=query.fresh)
+        rows = answers.view_rows(answer["rows"])
+        if not query.include_docs:
+            return rows
+        documents = await self.get([row.id for row in rows if row.id is not None])
+        remaining = iter(documents)
+        return [row if row.id is None else ViewRow(row.id, row.key, row.value, next(remaining)) for row in rows]
+
+    async def _view(self, view: str, parameters: Mapping[str, Any], *, fresh: bool) -> Any:
+        name = full_name(view)
+        design, short = (quote(part, safe="") for part in name.split("/"))
+        path = f"{self._path}/_design/{design}/_view/{short}"
+        # A fresh answer waits until the index is built, which may take long; a stale one waits for nothing.
+        timeout = self._options.index_timeout if fresh else None
+        answer = await self._transport.ask("POST", path, encode(parameters), timeout=timeout)
+        if answer.status == 404:
+            raise ViewNotFoundError(f"{self.address} has no view {name}: run `apicas init`")
+        return answer.value()
+
+    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+        """Read documents of a view from its beginning.
+
+        The place is of no use here: the keys of Monitor's views are ids, of which nobody knows how they are spread.
+        """
+        del place
+        found: dict[str, Document] = {}
+        after: dict[str, Any] = {}
+        while len(found) < limit:
+            wanted = limit - len(found)
+            parameters = {"limit": wanted, "reduce": False, **after, **({} if fresh else {"update": "lazy"})}
+            rows = (await self._view(view, parameters, fresh=fresh))["rows"]
+            found |= await self._bodies([row["id"] for row in rows if row["id"] not in found]) if rows else {}
+            if len(rows) < wanted:
+                break
+            # Some rows had no document any more: go on after the last one.
+            after = {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"], "skip": 1}
+        return list(found.values())
+
+    async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
+        """The number of tokens per view: one request for all states, and one for each other view."""
+        names = views or [str(view.state) for view in MONITOR_VIEWS.values()]
+        overview = await self._overview() if any(full_name(name) in MONITOR_VIEWS for name in names) else {}
+        counts: dict[str, int] = {}
+        for name in names:
+            known = MONITOR_VIEWS.get(full_name(name))
+            counts[name] = await self._count(name) if known is None else overview.get(str(known.state), 0)
+        return counts
+
+    async def _overview(self) -> dict[str, int]:
+        rows = (await self._view(OVERVIEW, {"group": True}, fresh=True))["rows"]
+        return {row["key"]: row["value"] for row in rows}
+
+    async def _count(self, view: str) -> int:
+        answer = await self._view(view, {"limit": 0, "reduce": False}, fresh=True)
+        total: int = answer["total_rows"]
+        return total
+
+    async def total(self) -> int:
+        """How many documents of type token the pool has.
+
+        Counted by a view of our own, whose index catches up when it is asked; on a pool without it (`apicas init` by
+        an admin installs it), by reading every document.
+        """
+        try:
+            rows = (await self._view(f"{designs.OWN_NAME}/{designs.TOKENS_VIEW}", {}, fresh=True))["rows"]
+        except ViewNotFoundError:
+            return await self._count_by_reading()
+        return int(rows[0]["value"]) if rows else 0
+
+    async def _count_by_reading(self) -> int:
+        number: int = 0
+        page: dict[str, Any] = {"include_docs": True, "limit": _READ_AT_ONCE}
+        while True:
+            answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
+            rows = answer.value()["rows"]
+            number += sum(row["doc"].get("type") == "token" for row in rows)
+            if len(rows) < _READ_AT_ONCE:
+                return number
+            page |= {"startkey": rows[-1]["id"], "skip": 1}
+
+    # Writing. -------------------------------------------------------------------------------------------------------
+
+    async def _write_or_bisect(self, batch: Sequence[EncodedDocument], *, uncertain: bool = False) -> list[SaveResult]:
+        """Write documents with stubs of attachments apart from the others.
+
+        A stub of nothing is noticed where the document is stored, when other shards have written their part of the bulk
+        already: the only refusal that leaves the others in doubt. Few documents have stubs.
+        """
+        stubbed = [answers.has_stubs(encoded.document) for encoded in batch]
+        if len(set(stubbed)) < 2:
+            return await super()._write_or_bisect(batch, uncertain=uncertain)
+        results: dict[int, SaveResult] = {}
+        for kind in (False, True):
+            places = [place for place, has_stubs in enumerate(stubbed) if has_stubs is kind]
+            part = await super()._write_or_bisect([batch[place] for place in places], uncertain=uncertain)
+            results.update(zip(places, part, strict=True))
+        return [results[place] for place in range(len(batch))]
+
+    async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
+        body = answers.bulk_body(batch)
+        repeated = False
+        for attempt in range(self._options.attempts):
+            last = attempt == self._options.attempts - 1
+            try:
+                answer = await self._transport.send("POST", f"{self._path}/_bulk_docs", body)
+            except AnswerLostError as error:
+                return answers.unknown(len(batch), str(error))
+            except NotConnectedError:
+                if last:
+                    raise
+            except ServerFailedError as error:
+                results = _after_failure(batch, error, repeated=repeated, last=last)
+                if results is not None:
+                    return results
+                repeated = repeated or error.status != 429
+            else:
+                return self._results(batch, answer, repeated=repeated)
+            await self._transport.pause(attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _results(self, batch: Sequence[EncodedDocument], answer: Answer, *, repeated: bool) -> list[SaveResult]:
+        if answer.status == 404:
+            raise PoolError(f"{self.address}: {answer.reason}")
+        if answer.status >= 400:
+            word, _ = answers.error_of(answer.body)
+            raise BulkRefusedError(answer.reason, uncertain=repeated or word == answers.MISSING_STUB)
+        try:
+            rows = answer.value()
+        except PoolUnavailableError as error:
+            return answers.unknown(len(batch), str(error))
+        return answers.bulk_results(batch, answer.status, rows, repeated=repeated)
+
+    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete documents; what stays in the store is their ids.
+
+        On a cluster this deletes one leaf: a document with stored conflicts then shows another.
+        """
+        return await self._save_encoded([_tombstone(document) for document in documents])
+
+    # Attachments and changes. ---------------------------------------------------------------------------------------
+
+    def _attachment_path(self, document_id: str, name: str) -> str:
+        return f"{self._path}/{_segment(document_id)}/{_segment(name)}"
+
+    async def attachments(self, document_id: str) -> list[AttachmentInfo]:
+        """The attachments of a document, as its stubs describe them."""
+        (document,) = await self.get([document_id])
+        if document is None:
+            raise TokenNotFoundError(f"no token {document_id!r} in {self.address}")
+        stubs = sorted((document.get("_attachments") or {}).items())
+        return [AttachmentInfo(name, stub["content_type"], stub["length"]) for name, stub in stubs]
+
+    async def stream_attachment(self, document_id: str, name: str) -> AsyncIterator[bytes]:
+        """Read an attachment in chunks of at most a megabyte."""
+        path = self._attachment_path(document_id, name)
+        async with self._transport.stream(path, silence=self._options.timeout) as response:
+            if response.status == 404:
+                raise TokenNotFoundError(f"token {document_id!r} has no attachment {name!r}, or does not exist")
+            if response.status >= 400:
+                raise PoolError(f"{self.address}: attachment {name!r}: {response.status}")
+            async for chunk in response.content.iter_chunked(CHUNK):
+                yield chunk
+
+    async def _put_attachment(
+        self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str
+    ) -> SaveResult:
+        path = f"{self._attachment_path(document_id, name)}?rev={quote(rev, safe='')}"
+        failures: list[Exception] = []
+        try:
+            answer = await self._upload(path, _watched(data, failures), content_type)
+        except (AnswerLostError, ServerFailedError) as error:
+            # The stream is used up; and the user's own error, if it had one, is what the user should see.
+            if failures:
+                raise failures[0] from None
+            return SaveResult(SaveStatus.UNKNOWN, reason=str(error))
+        return _attachment_result(answer)
+
+    async def _upload(self, path: str, data: AsyncIterator[bytes], content_type: str) -> Answer:
+        for attempt in range(self._options.attempts - 1):
+            try:
+                return await self._transport.upload(path, data, content_type)
+            except NotConnectedError:  # nothing of the stream was used
+                await self._transport.pause(attempt)
+        return await self._transport.upload(path, data, content_type)
+
+    async def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
+        """Follow what is written, those of design documents left out, over broken connections."""
+        async with aclosing(follow(self._transport, f"{self._path}/_changes", since, self._options)) as feed:
+            async for change in feed:
+                yield change
+
+
+def _server(url: str) -> URL:
+    try:
+        parsed = URL(url)
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ConfigError("the server's URL is not of the form http(s)://host:port")
+    return parsed
+
+
+def _login(username: str | None, password: str | None) -> Login | None:
+    return None if username is None else Login(username, password or "")
+
+
+def _is_id(identifier: str) -> bool:
+    try:
+        check_id(identifier)
+    except InvalidTokenError:
+        return False
+    return True
+
+
+def _segment(text: str) -> str:
+    """A part of a path; dots are encoded too, since a server, or a proxy, would walk up at `..`."""
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def _tombstone(document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
+    """What replaces a deleted document: nothing of its content."""
+    stub = {"_id": document.get("_id"), "_rev": document.get("_rev")}
+    try:
+        check_fields(stub)
+    except InvalidTokenError as error:
+        return SaveResult(SaveStatus.REJECTED, reason=str(error))
+    if stub["_rev"] is None:
+        # CouchDB would take it for a new document that is deleted from the start.
+        return SaveResult(SaveStatus.CONFLICT, reason="no revision to delete")
+    return EncodedDocument(stub, encode({**stub, "_deleted": True}))
+
+
+def _after_failure(
+    batch: Sequence[EncodedDocument], error: ServerFailedError, *, repeated: bool, last: bool
+) -> list[SaveResult] | None:
+    """What a failed bulk write means; None to send it again.
+
+    Raises:
+        BulkRefusedError: something in the bulk is to blame, or may be.
+        ServerFailedError: the server cannot now.
+    """
+    if error.rows is not None:
+        # A cluster whose replicas did not answer in time still tells, row by row, what it knows.
+        return answers.bulk_results(batch, error.status, error.rows, repeated=repeated)
+    if error.error in answers.DOCUMENT_ERRORS:
+        raise BulkRefusedError(str(error), uncertain=repeated or error.error == answers.MISSING_STUB) from error
+    if error.status == 504:  # a proxy that passed the request on, and waited in vain
+        return answers.unknown(len(batch), str(error))
+    if not last:
+        return None
+    if error.blames_the_request:
+        raise BulkRefusedError(str(error), uncertain=True) from error
+    raise error
+
+
+def _attachment_result(answer: Answer) -> SaveResult:
+    if answer.status == 409:
+        return SaveResult(SaveStatus.CONFLICT, reason=answer.reason)
+    if answer.status == 202:
+        return SaveResult(SaveStatus.UNKNOWN, reason="accepted by a minority of the replicas")
+    if answer.status >= 400:
+        return SaveResult(SaveStatus.REJECTED, reason=answer.reason)
+    return SaveResult(SaveStatus.WRITTEN, answer.value()["rev"])
+
+
+async def _watched(data: AsyncIterator[bytes], failures: list[Exception]) -> AsyncIterator[bytes]:
+    """Pass a stream on, and keep what it raises: the library would hide it behind an error of the connection."""
+    try:
+        async for chunk in data:
+            if chunk:  # an empty chunk would end the body
+                yield chunk
+    except Exception as error:
+        failures.append(error)
+        raise
