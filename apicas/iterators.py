@@ -142,6 +142,7 @@ class _OwnViewIterator(ViewIterator):
         self._waiting = _Waiting()
         self._backoff = Backoff(first=0.05, most=IDLE_POLL)
         self._idle = 0
+        self._seen_quiet = False
 
     @property
     @override
@@ -171,6 +172,7 @@ class _OwnViewIterator(ViewIterator):
             tokens = await self._claim_from(view, wanted)
             if tokens:  # perhaps fewer than wanted, but the next claim must ask this view first again
                 self._idle = 0
+                self._seen_quiet = False
                 return tokens
         return []
 
@@ -204,8 +206,14 @@ class _OwnViewIterator(ViewIterator):
         if self._waiting.next_at is not None:  # somebody may push or scrub meanwhile, so not asleep for ever
             await self._sleep(min(max(self._waiting.next_at - self.client.time(), 0.01), IDLE_POLL))
             return not self._stopped
-        if not self._linger or not await self._others_hold_work():
+        if not self._linger:
             return False
+        if not await self._others_hold_work():
+            # A token may have come back between the look at the view and this one at the locks, also by our own reaper.
+            # So the end needs an empty view after nobody was seen to hold anything.
+            seen_before, self._seen_quiet = self._seen_quiet, True
+            return not seen_before and not self._stopped
+        self._seen_quiet = False
         await self._sleep(min(pause, jittered(keeper.times.sweep, keeper.environment.rng)))
         return not self._stopped
 

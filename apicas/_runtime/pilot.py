@@ -174,6 +174,9 @@ class Pilot:
         self._reason = ""
         self._draining = anyio.Event()
         self._writing = anyio.CancelScope()
+        # What workers were sent and have not begun with, whether it is in the stream or already out of it: a worker
+        # that has been handed a token is no reason to claim another.
+        self._unstarted = 0
         self._started = self._ended = 0
         self._rate = 0.0
         self._rate_of = (0.0, 0)
@@ -274,7 +277,7 @@ class Pilot:
 
     def _wanted(self) -> int:
         self._measure_rate()
-        buffered = self._buffered
+        buffered = self._unstarted
         ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
         wanted = self._idle + ahead - buffered
         if self._options.max_tokens is not None:
@@ -301,6 +304,7 @@ class Pilot:
                 self._keeper.give_back(token, Cut())
             else:
                 self._send.send_nowait((token, now))
+                self._unstarted += 1
 
     async def _wait_for_change(self) -> None:
         self._changed = anyio.Event()
@@ -319,6 +323,7 @@ class Pilot:
         for _ in range(self._buffered):
             token, claimed = self._receive.receive_nowait()
             if claimed < before:
+                self._unstarted -= 1
                 self._keeper.give_back(token, Cut())
             else:
                 self._send.send_nowait((token, claimed))
@@ -329,6 +334,7 @@ class Pilot:
         """Be one worker."""
         async for token, _ in self._receive:
             self._idle -= 1
+            self._unstarted -= 1
             self._started += 1
             try:
                 await self._work_one(token)
