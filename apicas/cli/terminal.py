@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -48,7 +49,13 @@ def agree(question: str, *, yes: bool) -> None:
         return
     if not is_interactive():
         raise ConfigError(f"{question} There is no terminal to ask on: add --yes")
-    if not typer.confirm(question, err=True):
+    # The event loop takes Ctrl-C for itself, and would act on it only after the answer.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        agreed = typer.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if not agreed:
         tell("nothing was changed")
         raise typer.Exit(ExitCode.INCOMPLETE)
 

@@ -16,7 +16,7 @@ import pytest
 import apicas as library
 from apicas.cli import opening
 from apicas.clients.sqlite import SQLiteClient
-from apicas.exceptions import PoolError
+from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier
 from tests.cli.program import ROOT, Program
 
@@ -63,7 +63,7 @@ def test_reset_puts_a_view_back_to_todo(apicas: Program, view: str, number: int)
     result = apicas("reset", view)
     assert (result.code, result.out) == (0, f"reset {number} token{'s' if number > 1 else ''}\n")
     counts = apicas.status()
-    assert (counts["todo"], counts[view.split("/")[-1]], counts["total"]) == (number, 0, 6)
+    assert (counts["todo"], counts[view.removeprefix("Monitor/")], counts["total"]) == (number, 0, 6)
 
 
 def test_reset_keeps_logs_outputs_and_errors(apicas: Program) -> None:
@@ -72,7 +72,7 @@ def test_reset_keeps_logs_outputs_and_errors(apicas: Program) -> None:
             await client.upload([{"_id": "t"}])
             token = await client.edit("t", lambda token: token.put_attachment("log.txt", "kept"))
             assert token.rev
-            await client.edit("t", lambda token: lock(token, 1e9) and BasicTokenModifier().set_error(token, "why", now=1))
+            await client.edit("t", lambda token: lock(token) and BasicTokenModifier().set_error(token, "why", now=1))
 
     async def look() -> Any:
         async with pool(apicas) as client:
@@ -102,8 +102,7 @@ def test_a_reset_of_many_asks_and_without_a_terminal_refuses(apicas: Program) ->
     result = apicas("reset", "error")
     assert (result.code, result.error) == (
         2,
-        "apicas: Put 11 tokens of error in sqlite:///apicas.db back to todo? "
-        "There is no terminal to ask on: add --yes",
+        "apicas: Put 11 tokens of error in sqlite:///apicas.db back to todo? There is no terminal to ask on: add --yes",
     )
     assert apicas("reset", "error", "--dry-run").out == "would reset 11 tokens of error in sqlite:///apicas.db\n"
     assert apicas.status()["error"] == 11
@@ -234,7 +233,7 @@ class _Refusing(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_PUT = do_POST = do_HEAD = do_GET
+    do_PUT = do_POST = do_HEAD = do_GET  # noqa: N815 - http.server calls them so
 
     def log_message(self, *arguments: Any) -> None:
         """Be silent."""
@@ -264,15 +263,13 @@ def test_a_wrong_password_is_one_line_and_tried_once(
     assert _Refusing.requests == 1
 
 
-def test_a_server_that_is_away_is_told_once_and_then_given_up(
-    apicas: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_away_is_told_once_and_then_given_up(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "PATIENCE", 1.0)
     failures = []
 
     async def fail(self: Any) -> None:
         failures.append(1)
-        raise opening.PoolUnavailableError("http://h/db: no connection")
+        raise PoolUnavailableError("http://h/db: no connection")
 
     monkeypatch.setattr("apicas.clients.couch.CouchClient.open", fail)
     result = apicas("status", "--pool", "http://h:5984/db")
@@ -299,7 +296,18 @@ def test_help_waits_for_no_library_that_it_does_not_need() -> None:
     script = "import sys; from apicas.cli import main; code = main(['--help']); print(*sys.modules); sys.exit(code)"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(result.stdout.splitlines()[-1].split())
-    unwanted = {"aiohttp", "aiocouch", "anyio", "asyncio", "sqlite3", "rich", "ssl", "uvloop", "tomllib", "platformdirs"}
+    unwanted = {
+        "aiohttp",
+        "aiocouch",
+        "anyio",
+        "asyncio",
+        "sqlite3",
+        "rich",
+        "ssl",
+        "uvloop",
+        "tomllib",
+        "platformdirs",
+    }
     assert loaded & unwanted == set()
 
 
@@ -321,8 +329,8 @@ def pool(program: Program) -> SQLiteClient:
     return SQLiteClient(program.directory / "apicas.db")
 
 
-def lock(token: Any, at: float) -> bool:
-    token.update(lock=int(at), hostname="somewhere")
+def lock(token: Any) -> bool:
+    token.update(lock=1_500_000_000, hostname="somewhere")
     return True
 
 
