@@ -228,7 +228,7 @@ async def use(client):
             await attempt()
         except PoolError as error:
             tell("fork" in str(error))
-    await client.aclose()
+        await client.aclose()
 async def main():
     async with SQLiteClient(path) as client:
         await client.upload([{}])

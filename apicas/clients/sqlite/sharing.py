@@ -38,7 +38,8 @@ class OpenFiles:
     """The threads of this process, and which files they have open."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A client that is forgotten is released by the garbage collector: at any moment, also within these methods.
+        self._lock = threading.RLock()
         self._open: list[_Open] = []
         self._noticed: set[str] = set()
         os.register_at_fork(after_in_child=self._renew_lock)
@@ -50,14 +51,14 @@ class OpenFiles:
             PoolError: the file was open when this process was forked off.
         """
         with self._lock:
-            known = [entry for entry in self._open if entry.is_of(file)]
+            known = [entry for entry in tuple(self._open) if entry.is_of(file)]
             if any(not entry.thread.here for entry in known):
                 raise PoolError(
                     f"{address} was open when this process was forked off, and cannot be used in it: "
                     "open the pool after the fork, or start processes with spawn"
                 )
             for entry in known:
-                if file.alone_on and entry.file.alone_on:
+                if file.alone_on and entry.file.alone_on and entry.users:
                     entry.users += 1
                     return entry.thread
             thread = ConnectionThread(file.connect, address)
@@ -67,15 +68,17 @@ class OpenFiles:
     def opened(self, thread: ConnectionThread) -> None:
         """Remember which file a thread has, now that the file exists, and say so if nobody else can have it."""
         with self._lock:
-            for entry in self._open:
+            for entry in tuple(self._open):
                 if entry.thread is thread:
                     entry.inode = _inode(entry.file)
                     self._notice(entry.file)
 
     def release(self, thread: ConnectionThread) -> bool:
         """Give a thread back, and answer whether nobody else uses it: then it was told to stop."""
+        if not thread.here:  # the parent's: what it has locked stays in this process's memory
+            return False
         with self._lock:
-            for entry in self._open:
+            for entry in tuple(self._open):
                 if entry.thread is thread:
                     entry.users -= 1
                     if entry.users:
@@ -92,7 +95,7 @@ class OpenFiles:
 
     def _renew_lock(self) -> None:
         """Another thread may have held the lock when this process was forked off, and does not exist here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _inode(file: PoolFile) -> tuple[int, int] | None:
