@@ -13,6 +13,7 @@ every token that another pilot holds has been seen to be kept alive, was finishe
 from __future__ import annotations
 
 import inspect
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from apicas._runtime.claims import Claimed
 from apicas._runtime.environment import Environment
 from apicas._runtime.keeper import Keeper, KeeperOptions
 from apicas.clients.port import Client
-from apicas.exceptions import ConfigError, PoolError
+from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
 from apicas.policies import Backoff, jittered
 from apicas.tokens import Token
 from apicas.views import full_name
+
+log = logging.getLogger("apicas")
 
 IDLE_POLL = 10.0
 """Seconds between looks at a pool that has been empty for a while; PiCaS's default."""
@@ -143,6 +146,7 @@ class _OwnViewIterator(ViewIterator):
         self._backoff = Backoff(first=0.05, most=IDLE_POLL)
         self._idle = 0
         self._seen_quiet = False
+        self._reached = False
 
     @property
     @override
@@ -180,7 +184,7 @@ class _OwnViewIterator(ViewIterator):
         """Claim from one view, through contention, until something is won or a fresh look finds nothing."""
         keeper, fresh, attempt = self.keeper, False, 0
         while not self._stopped:
-            tokens, claimed = await keeper.claim(view, wanted, fresh=fresh)
+            tokens, claimed = await self._try_claim(view, wanted, fresh=fresh)
             if tokens:
                 return tokens
             if fresh and not claimed.contended:
@@ -191,6 +195,24 @@ class _OwnViewIterator(ViewIterator):
                 attempt += 1
             fresh = True
         return []
+
+    async def _try_claim(self, view: str, wanted: int, *, fresh: bool) -> tuple[list[Token], Claimed]:
+        """Try once; while a store that has answered before is away, as often as it takes."""
+        attempt = 0
+        while not self._stopped:
+            try:
+                answer = await self.keeper.claim(view, wanted, fresh=fresh)
+            except PoolUnavailableError as error:
+                if not self._reached:
+                    raise  # nothing is held yet, and the address may be wrong
+                if attempt == 0:
+                    log.warning("the pool is away, claims wait: %s", error)
+                await self._sleep(self._backoff.delay(attempt, self.keeper.environment.rng))
+                attempt += 1
+            else:
+                self._reached = True
+                return answer
+        return [], Claimed()
 
     def _note_waiting(self, claimed: Claimed) -> None:
         times = [at for at in (self._waiting.next_at, claimed.next_at) if at is not None]

@@ -524,6 +524,29 @@ async def test_a_lost_token_is_stopped_and_counted() -> None:
 
 
 @virtual
+async def test_claims_wait_for_an_absent_store() -> None:
+    """A pilot that has begun outlives a restart of the server, however long that takes."""
+    client = make_pool()
+    await client.upload([{} for _ in range(8)])
+    seen: list[str] = []
+
+    async def process(token: Token) -> None:
+        seen.append(token.id)
+        client.faults.away = len(seen) == 2
+        await anyio.sleep(30)
+
+    async def come_back() -> None:
+        await anyio.sleep(3600)
+        client.faults.away = False
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(come_back)
+        report = await work(client, process, workers=1)
+    assert (report.done, report.lost, len(seen)) == (8, 0, 8)
+    assert report.seconds > 3600
+
+
+@virtual
 async def test_outcomes_wait_for_an_absent_store() -> None:
     """The work goes on with what is held; what it came to is written when the store is back."""
     client = make_pool()
