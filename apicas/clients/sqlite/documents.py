@@ -32,18 +32,23 @@ COLUMNS: Final = "number, rev, body, attached"
 """What a selection of documents selects."""
 _ANY_ID: Final = "SELECT id FROM tokens WHERE number >= (SELECT max(number) FROM tokens) * ? ORDER BY number LIMIT 1"
 
-_INSERT: Final = "INSERT INTO tokens (id, rev, state, spot, seq, attached, body) VALUES {} ON CONFLICT (id) DO NOTHING"
-_INSERTED_ROW: Final = "(?, ?, ?, ?, ?, 0, ?)"
-# A token with attachments is left alone here: those that the new version does not name have to go.
-_UPDATE: Final = (
-    "UPDATE tokens SET rev = column3, state = column4, seq = column5, body = column6 FROM (VALUES {}) AS new "
-    "WHERE tokens.id = column1 AND tokens.rev = column2 AND attached = 0"
-)
-_UPDATED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
 _LAST_SEQ: Final = (
-    "SELECT max((SELECT coalesce(max(seq), 0) FROM tokens INDEXED BY tokens_by_seq),"
+    "max((SELECT coalesce(max(seq), 0) FROM tokens INDEXED BY tokens_by_seq),"
     " (SELECT coalesce(max(seq), 0) FROM tombstones))"
 )
+# The numbers of the changes are made inside: to ask for the last one first would be one statement more.
+_INSERT: Final = (
+    "INSERT INTO tokens (id, rev, state, spot, body, seq, attached)"
+    f" SELECT column1, column2, column3, column4, column5, column6 + {_LAST_SEQ}, 0 FROM (VALUES {{}}) WHERE true"
+    " ON CONFLICT (id) DO NOTHING"
+)
+_INSERTED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
+# A token with attachments is left alone here: those that the new version does not name have to go.
+_UPDATE: Final = (
+    f"UPDATE tokens SET rev = column3, state = column4, body = column5, seq = column6 + {_LAST_SEQ}"
+    " FROM (VALUES {}) AS new WHERE tokens.id = column1 AND tokens.rev = column2 AND attached = 0"
+)
+_UPDATED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
 _CHANGES: Final = (
     "SELECT * FROM (SELECT seq, id, rev, 0 FROM tokens INDEXED BY tokens_by_seq WHERE seq > ? ORDER BY seq LIMIT ?) "
     "UNION ALL SELECT * FROM (SELECT seq, id, rev, 1 FROM tombstones WHERE seq > ? ORDER BY seq LIMIT ?) "
@@ -126,7 +131,6 @@ def _content(entry: Mapping[str, Any]) -> Content | None:
 
 def write(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[SaveResult]:
     """Write documents, each if the pool still has the revision that it replaces; in the order given."""
-    seq = last_seq(connection) + 1
     results: list[SaveResult] = [CONFLICT] * len(drafts)
     new: list[int] = []
     changed: list[int] = []
@@ -135,50 +139,50 @@ def write(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[SaveR
         kind = single if one.contents else new if one.old is None else changed
         kind.append(index)
     for chunk in _chunks(new):
-        _insert(connection, [(drafts[index], seq + index, index) for index in chunk], results)
+        _insert(connection, [(index, drafts[index]) for index in chunk], results)
     for chunk in _chunks(changed):
-        single += _update(connection, [(drafts[index], seq + index, index) for index in chunk], results)
+        single += _update(connection, [(index, drafts[index]) for index in chunk], results)
     for index in single:
-        results[index] = _write_one(connection, drafts[index], seq + index)
+        results[index] = _write_one(connection, drafts[index])
     return results
 
 
-_Numbered: TypeAlias = tuple[Draft, int, int]
-"""A draft, its seq, and its place in the batch."""
+_Placed: TypeAlias = tuple[int, Draft]
+"""A draft, after its place in the batch."""
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[_Numbered], results: list[SaveResult]) -> None:
+def _insert(connection: sqlite3.Connection, rows: Sequence[_Placed], results: list[SaveResult]) -> None:
     parameters: list[Any] = []
-    for one, seq, _ in rows:
-        parameters += (one.id, one.rev, one.state, one.spot, seq, one.body)
+    for number, (_, one) in enumerate(rows, 1):
+        parameters += (one.id, one.rev, one.state, one.spot, one.body, number)
     done = connection.execute(_statement(_INSERT, _INSERTED_ROW, len(rows)), parameters).rowcount
     _note_written(connection, rows, done, results)
 
 
-def _update(connection: sqlite3.Connection, rows: Sequence[_Numbered], results: list[SaveResult]) -> list[int]:
+def _update(connection: sqlite3.Connection, rows: Sequence[_Placed], results: list[SaveResult]) -> list[int]:
     """Update tokens, and answer with the places of those that were left out for their attachments."""
     parameters: list[Any] = []
-    for one, seq, _ in rows:
-        parameters += (one.id, one.old, one.rev, one.state, seq, one.body)
+    for number, (_, one) in enumerate(rows, 1):
+        parameters += (one.id, one.old, one.rev, one.state, one.body, number)
     done = connection.execute(_statement(_UPDATE, _UPDATED_ROW, len(rows)), parameters).rowcount
     stored = _note_written(connection, rows, done, results)
-    return [index for one, _, index in rows if stored.get(one.id) == one.old]
+    return [index for index, one in rows if stored.get(one.id) == one.old]
 
 
 def _note_written(
-    connection: sqlite3.Connection, rows: Sequence[_Numbered], done: int, results: list[SaveResult]
+    connection: sqlite3.Connection, rows: Sequence[_Placed], done: int, results: list[SaveResult]
 ) -> Mapping[str, str]:
     """Note who was written: all, or where some were not those whose revision is stored. Answers with what is stored."""
     stored: Mapping[str, str] = {}
     if done < len(rows):
-        stored = stored_revs(connection, [one.id for one, _, _ in rows])
-    for one, _, index in rows:
+        stored = stored_revs(connection, [one.id for _, one in rows])
+    for index, one in rows:
         if done == len(rows) or stored.get(one.id) == one.rev:
             results[index] = SaveResult(SaveStatus.WRITTEN, one.rev)
     return stored
 
 
-def _write_one(connection: sqlite3.Connection, one: Draft, seq: int) -> SaveResult:
+def _write_one(connection: sqlite3.Connection, one: Draft) -> SaveResult:
     """Write a document that has attachments, or had."""
     row = connection.execute("SELECT number, rev FROM tokens WHERE id = ?", (one.id,)).fetchone()
     number, rev = row or (None, None)
@@ -188,7 +192,7 @@ def _write_one(connection: sqlite3.Connection, one: Draft, seq: int) -> SaveResu
     for name, content in one.contents.items():
         if content is None and name not in kept:
             return SaveResult(SaveStatus.REJECTED, reason=f"attachment {name!r} is a stub of nothing")
-    values = (one.rev, one.state, seq, len(one.contents), one.body)
+    values = (one.rev, one.state, last_seq(connection) + 1, len(one.contents), one.body)
     if number is None:
         added = connection.execute(
             "INSERT INTO tokens (rev, state, seq, attached, body, id, spot) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -295,7 +299,7 @@ def stored_revs(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str,
 
 def last_seq(connection: sqlite3.Connection) -> int:
     """The number of the last change of the pool; 0 before the first."""
-    ((seq,),) = connection.execute(_LAST_SEQ)
+    ((seq,),) = connection.execute(f"SELECT {_LAST_SEQ}")
     return int(seq)
 
 
