@@ -118,7 +118,8 @@ class CouchClient(PoolClient):
             PoolUnavailableError: the server does not answer.
             ConfigError: the address, or its certificate, cannot be used.
         """
-        await self._transport.open()
+        if not await self._transport.open():
+            return
         try:
             await self._look()
         except BaseException:
@@ -278,17 +279,20 @@ class CouchClient(PoolClient):
         """
         del place
         found: dict[str, Document] = {}
-        after: dict[str, Any] = {}
+        seen: set[str] = set()
+        page: dict[str, Any] = {"reduce": False, **({} if fresh else {"update": "lazy"})}
         while len(found) < limit:
-            wanted = limit - len(found)
-            parameters = {"limit": wanted, "reduce": False, **after, **({} if fresh else {"update": "lazy"})}
-            rows = (await self._view(view, parameters, fresh=fresh))["rows"]
-            found |= await self._bodies([row["id"] for row in rows if row["id"] not in found]) if rows else {}
-            if len(rows) < wanted:
+            page["limit"] = limit - len(found) + (1 if seen else 0)
+            rows = (await self._view(view, page, fresh=fresh))["rows"]
+            new = [row["id"] for row in rows if row["id"] not in seen]
+            if new:
+                found |= await self._bodies(new)
+            if not new or len(rows) < page["limit"]:
                 break
-            # Some rows had no document any more: go on after the last one.
-            after = {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"], "skip": 1}
-        return list(found.values())
+            # Some rows had no document any more: go on. The last row is asked for again, since it may be gone by then.
+            seen.update(new)
+            page |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"]}
+        return list(found.values())[:limit]
 
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view: one request for all states, and one for each other view."""
@@ -327,10 +331,11 @@ class CouchClient(PoolClient):
         while True:
             answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
             rows = answer.value()["rows"]
-            number += sum(row["doc"].get("type") == "token" for row in rows)
+            # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
+            number += sum(row["doc"].get("type") == "token" for row in rows if row["id"] != page.get("startkey"))
             if len(rows) < _READ_AT_ONCE:
                 return number
-            page |= {"startkey": rows[-1]["id"], "skip": 1}
+            page["startkey"] = rows[-1]["id"]
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

@@ -78,14 +78,14 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._couch: aiocouch.CouchDB | None = None
 
-    async def open(self) -> None:
-        """Make the sessions; connections follow with the first requests.
+    async def open(self) -> bool:
+        """Make the sessions, unless they are there; connections follow with the first requests.
 
         Raises:
             ConfigError: the file with certificates cannot be read.
         """
         if self._session is not None:
-            return
+            return False
         # Reading certificates takes milliseconds, in which the loop would stand still.
         trust = await anyio.to_thread.run_sync(self._trust)
         connector = aiohttp.TCPConnector(limit=self._options.connections, ssl=trust)
@@ -98,6 +98,7 @@ class Transport:
         }
         self._session = aiohttp.ClientSession(**settings)
         self._couch = aiocouch.CouchDB(self._server, connector_owner=False, **settings)
+        return True
 
     async def aclose(self) -> None:
         """Close the connections. May be called twice."""
