@@ -27,7 +27,7 @@ Examples:
   apicas run fractals:Fractals --workers 64
   apicas run survey:reduce_image --max-total-time 11h --max-scrub 2
   apicas run --workers 8 -- ./process_task.sh {input}
-  apicas run --shell -- 'gzip -c {input} > {output.file}'
+  apicas run --shell -- 'gzip -c {input} > {input}.gz'
   apicas run work:Actor --view Urgent/todo --view todo --endless
 """
 
@@ -50,7 +50,7 @@ class RunCommand(typer.core.TyperCommand):
 def run(  # noqa: PLR0913 - typer makes an option of each
     ctx: typer.Context,
     target: Annotated[
-        str | None, typer.Argument(metavar="[MODULE:NAME | -- COMMAND...]", show_default=False, help="The work.")
+        str | None, typer.Argument(metavar="MODULE:NAME | -- COMMAND...", show_default=False, help="The work.")
     ] = None,
     *,
     pool: PoolOption = None,
