@@ -53,18 +53,22 @@ class Fifo:
         os.close(self._descriptor)
 
     async def line(self) -> str:
-        """The next line."""
-        loop = asyncio.get_running_loop()
-        while "\n" not in self._text:
-            readable = asyncio.Event()
-            loop.add_reader(self._descriptor, readable.set)
-            try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(self._descriptor)
-            self._text += os.read(self._descriptor, 65_536).decode()
+        """The next line; TimeoutError if there is none: a command that should have written it never will."""
+        async with asyncio.timeout(30):
+            while "\n" not in self._text:
+                await self._readable()
+                self._text += os.read(self._descriptor, 65_536).decode()
         line, _, self._text = self._text.partition("\n")
         return line
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._descriptor, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._descriptor)
 
 
 def lives(process: int) -> bool:
@@ -79,13 +83,15 @@ def lives(process: int) -> bool:
 def children() -> set[int]:
     """Our children, zombies included."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
         try:
-            fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            fields = (process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == os.getpid():
-            found.add(int(stat.parent.name))
+            found.add(int(process.name))
     return found
 
 

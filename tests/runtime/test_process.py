@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import anyio
 import pytest
 
 import apicas
-from apicas._runtime import groups, process
+from apicas._runtime import groups, pipes, process
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 from tests.runtime.processes import LOOPS, Fifo, children, linux_only, lives, on_real_loops, open_files
 
@@ -246,6 +247,19 @@ async def test_a_grandchild_gets_its_grace_period_though_the_leader_is_dead(loop
 
 
 @on_real_loops
+async def test_a_cancel_scope_leaves_the_grace_period_whole(loop_kind: str, fifo: Fifo) -> None:
+    """A scope cancels again and again, at each await; that is no sign of hurry."""
+    line = (
+        f"trap 'sleep 0.1; echo saved > {fifo.path}; exit' TERM; echo ready > {fifo.path}; while :; do sleep 0.05; done"
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: shell(line, grace=60))
+        assert await fifo.line() == "ready"
+        tasks.cancel_scope.cancel()
+    assert await fifo.line() == "saved"
+
+
+@on_real_loops
 async def test_a_stopped_command_still_ends_well(loop_kind: str, fifo: Fifo) -> None:
     line = f"trap 'echo bye > {fifo.path}; exit' TERM; echo $$ > {fifo.path}; while :; do sleep 0.05; done"
     task = asyncio.ensure_future(shell(line, grace=60))
@@ -281,6 +295,22 @@ async def test_a_stranger_that_holds_the_pipes_holds_nobody_up(loop_kind: str, t
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     assert result.ok
     assert b"bytes are missing" in result.stdout
+
+
+async def test_closing_a_pipe_reads_no_more_than_a_pipe_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    pipe = pipes.OutputPipe(FileIO(ours), pipes.Capture(10), lambda: None)
+    taken: list[int] = []
+
+    def read_more(_descriptor: int, size: int) -> bytes:
+        taken.append(size)
+        return b"x" * size
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", read_more)
+        pipe.close()
+    os.close(theirs)
+    assert sum(taken) == pipes.MAX_LEFTOVER
 
 
 @on_real_loops
