@@ -28,8 +28,8 @@ MAX_CLAIM: Final = 1000
 """Tokens in one claim: a bulk of 1000 documents is where CouchDB's throughput levels off."""
 MAX_WINDOW: Final = 2000
 """Rows of one look at a view."""
-MAX_CLAIM_AHEAD_SECONDS: Final = 5.0
-"""Work that may wait, claimed, in a pilot. More would keep it from an idle one."""
+CLAIM_AHEAD_SECONDS: Final = 0.5
+"""Work that may wait, claimed, in a pilot: it hides the round trips to the store. Far more would keep it from idle ones."""
 MAX_SCAN_PAGES: Final = 50
 """Windows that one claim reads past tokens it may not have, before it lets go of the store for a while."""
 
@@ -135,8 +135,7 @@ def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
         workers: tokens worked at once.
         asked: the user's bound; None for the default.
     """
-    # Half a second of work hides the round trips to the store; the bound keeps slow work with whoever is idle.
-    ahead = int(min(rate * 0.5, MAX_CLAIM))
+    ahead = int(min(rate * CLAIM_AHEAD_SECONDS, MAX_CLAIM))
     if ahead < workers / 4:  # tokens of seconds and more: a claim costs nothing beside them
         ahead = 0
     return min(ahead, MAX_CLAIM if asked is None else asked)

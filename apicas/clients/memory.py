@@ -153,7 +153,7 @@ class MemoryClient(PoolClient):
         ids = self._pool.ids
         low, high = (query.end_key, query.start_key) if query.descending else (query.start_key, query.end_key)
         first = 0 if low is MISSING or low is None else bisect.bisect_left(ids, low)
-        last = len(ids) if high is MISSING else bisect.bisect_right(ids, high)
+        last = len(ids) if high is MISSING else 0 if high is None else bisect.bisect_right(ids, high)
         selected = ids[first:last]
         return selected[::-1] if query.descending else selected
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,19 @@ def lives(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+_known: set[int] = set()
+
+
+@contextmanager
+def only_new_children() -> Iterator[None]:
+    """Let `children` leave out those that there are now."""
+    _known.update(children())
+    try:
+        yield
+    finally:
+        _known.clear()
+
+
 def children() -> set[int]:
     """Our children, zombies included."""
     found = set()
@@ -92,7 +106,7 @@ def children() -> set[int]:
             continue
         if int(fields[1]) == os.getpid():
             found.add(int(process.name))
-    return found
+    return found - _known
 
 
 def open_files() -> set[str]:
