@@ -220,6 +220,26 @@ async def test_a_deleted_token_leaves_nothing_but_its_id(client: CouchClient, co
     assert (no_revision.status, no_id.status) == (SaveStatus.CONFLICT, SaveStatus.REJECTED)
 
 
+async def test_of_stored_conflicts_the_shown_one_is_read(client: CouchClient, couch: Server, database: str) -> None:
+    """With several leaves, deleted ones too, a client reads what CouchDB shows to everybody."""
+    await client.setup()
+    for leaves in (("1-b", "1-a"), ("2-a", "10-0", "9-f"), ("3-c", "4-d")):
+        couch.request(
+            "POST",
+            f"{database}/_bulk_docs",
+            {"new_edits": False, "docs": [{"_id": f"t{leaves[0]}", "_rev": _padded(rev), "n": rev} for rev in leaves]},
+        )
+    couch.request("DELETE", f"{database}/t3-c?rev={_padded('4-d')}")
+    for name in ("t1-b", "t2-a", "t3-c"):
+        assert await client.get([name]) == [couch.request("GET", f"{database}/{name}")]
+
+
+def _padded(rev: str) -> str:
+    """A revision with a digest as long as CouchDB's."""
+    number, _, digest = rev.partition("-")
+    return f"{number}-{digest * 32}"
+
+
 # Access. --------------------------------------------------------------------------------------------------------------
 
 

@@ -18,22 +18,22 @@ from urllib.parse import quote
 from typing_extensions import Unpack
 from yarl import URL
 
-from apicas._documents import Document, check_fields, check_id, encode
-from apicas.clients.base import BulkRefusedError, EncodedDocument, PoolClient
+from apicas._documents import Document, check_id, encode
+from apicas.clients.base import EncodedDocument, PoolClient
 from apicas.clients.couch import answers, designs
 from apicas.clients.couch.administration import Administration
+from apicas.clients.couch.attachments import Attachments
 from apicas.clients.couch.clock import StoreClock
 from apicas.clients.couch.credentials import Login
-from apicas.clients.couch.failures import AnswerLostError, NotConnectedError, ServerFailedError
 from apicas.clients.couch.feed import follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
-from apicas.clients.couch.transport import Answer, Transport
+from apicas.clients.couch.transport import Transport
+from apicas.clients.couch.writing import BulkWriter, tombstone
 from apicas.clients.port import (
     AttachmentInfo,
     Permissions,
     SaveResult,
-    SaveStatus,
     SetupReport,
     StoredChange,
     ViewQuery,
@@ -43,15 +43,11 @@ from apicas.exceptions import (
     AccessDeniedError,
     ConfigError,
     InvalidTokenError,
-    PoolError,
-    PoolUnavailableError,
     TokenNotFoundError,
     ViewNotFoundError,
 )
 from apicas.views import MONITOR, MONITOR_VIEWS, OVERVIEW, View, full_name
 
-CHUNK: Final = 1 << 20
-"""Bytes of an attachment in memory at once."""
 _READ_AT_ONCE: Final = 1000
 """Documents in one request, as in one write."""
 
@@ -94,6 +90,8 @@ class CouchClient(PoolClient):
         self._gate = Gate(self._address, self._server, self._login, cookie=cookie, clock=self._clock)
         self._transport = Transport(self._address, self._server, self._gate, self._options)
         self._administration = Administration(self._transport, db)
+        self._writer = BulkWriter(self._transport, f"{self._path}/_bulk_docs", self._options)
+        self._attachments = Attachments(self._transport, self._path, self._options)
 
     @property
     def address(self) -> str:
@@ -356,50 +354,16 @@ class CouchClient(PoolClient):
         return [results[place] for place in range(len(batch))]
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        body = answers.bulk_body(batch)
-        repeated = False
-        for attempt in range(self._options.attempts):
-            last = attempt == self._options.attempts - 1
-            try:
-                answer = await self._transport.send("POST", f"{self._path}/_bulk_docs", body)
-            except AnswerLostError as error:
-                return answers.unknown(len(batch), str(error))
-            except NotConnectedError:
-                if last:
-                    raise
-            except ServerFailedError as error:
-                results = _after_failure(batch, error, repeated=repeated, last=last)
-                if results is not None:
-                    return results
-                repeated = repeated or error.status != 429
-            else:
-                return self._results(batch, answer, repeated=repeated)
-            await self._transport.pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _results(self, batch: Sequence[EncodedDocument], answer: Answer, *, repeated: bool) -> list[SaveResult]:
-        if answer.status == 404:
-            raise PoolError(f"{self.address}: {answer.reason}")
-        if answer.status >= 400:
-            word, _ = answers.error_of(answer.body)
-            raise BulkRefusedError(answer.reason, uncertain=repeated or word == answers.MISSING_STUB)
-        try:
-            rows = answer.value()
-        except PoolUnavailableError as error:
-            return answers.unknown(len(batch), str(error))
-        return answers.bulk_results(batch, answer.status, rows, repeated=repeated)
+        return await self._writer.write(batch)
 
     async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents; what stays in the store is their ids.
 
         On a cluster this deletes one leaf: a document with stored conflicts then shows another.
         """
-        return await self._save_encoded([_tombstone(document) for document in documents])
+        return await self._save_encoded([tombstone(document) for document in documents])
 
     # Attachments and changes. ---------------------------------------------------------------------------------------
-
-    def _attachment_path(self, document_id: str, name: str) -> str:
-        return f"{self._path}/{_segment(document_id)}/{_segment(name)}"
 
     async def attachments(self, document_id: str) -> list[AttachmentInfo]:
         """The attachments of a document, as its stubs describe them."""
@@ -411,36 +375,14 @@ class CouchClient(PoolClient):
 
     async def stream_attachment(self, document_id: str, name: str) -> AsyncIterator[bytes]:
         """Read an attachment in chunks of at most a megabyte."""
-        path = self._attachment_path(document_id, name)
-        async with self._transport.stream(path, silence=self._options.timeout) as response:
-            if response.status == 404:
-                raise TokenNotFoundError(f"token {document_id!r} has no attachment {name!r}, or does not exist")
-            if response.status >= 400:
-                raise PoolError(f"{self.address}: attachment {name!r}: {response.status}")
-            async for chunk in response.content.iter_chunked(CHUNK):
+        async with aclosing(self._attachments.stream(document_id, name)) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
     async def _put_attachment(
         self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str
     ) -> SaveResult:
-        path = f"{self._attachment_path(document_id, name)}?rev={quote(rev, safe='')}"
-        failures: list[Exception] = []
-        try:
-            answer = await self._upload(path, _watched(data, failures), content_type)
-        except (AnswerLostError, ServerFailedError) as error:
-            # The stream is used up; and the user's own error, if it had one, is what the user should see.
-            if failures:
-                raise failures[0] from None
-            return SaveResult(SaveStatus.UNKNOWN, reason=str(error))
-        return _attachment_result(answer)
-
-    async def _upload(self, path: str, data: AsyncIterator[bytes], content_type: str) -> Answer:
-        for attempt in range(self._options.attempts - 1):
-            try:
-                return await self._transport.upload(path, data, content_type)
-            except NotConnectedError:  # nothing of the stream was used
-                await self._transport.pause(attempt)
-        return await self._transport.upload(path, data, content_type)
+        return await self._attachments.put(document_id, rev, name, data, content_type)
 
     async def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
         """Follow what is written, those of design documents left out, over broken connections."""
@@ -469,65 +411,3 @@ def _is_id(identifier: str) -> bool:
     except InvalidTokenError:
         return False
     return True
-
-
-def _segment(text: str) -> str:
-    """A part of a path; dots are encoded too, since a server, or a proxy, would walk up at `..`."""
-    return quote(text, safe="").replace(".", "%2E")
-
-
-def _tombstone(document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
-    """What replaces a deleted document: nothing of its content."""
-    stub = {"_id": document.get("_id"), "_rev": document.get("_rev")}
-    try:
-        check_fields(stub)
-    except InvalidTokenError as error:
-        return SaveResult(SaveStatus.REJECTED, reason=str(error))
-    if stub["_rev"] is None:
-        # CouchDB would take it for a new document that is deleted from the start.
-        return SaveResult(SaveStatus.CONFLICT, reason="no revision to delete")
-    return EncodedDocument(stub, encode({**stub, "_deleted": True}))
-
-
-def _after_failure(
-    batch: Sequence[EncodedDocument], error: ServerFailedError, *, repeated: bool, last: bool
-) -> list[SaveResult] | None:
-    """What a failed bulk write means; None to send it again.
-
-    Raises:
-        BulkRefusedError: something in the bulk is to blame, or may be.
-        ServerFailedError: the server cannot now.
-    """
-    if error.rows is not None:
-        # A cluster whose replicas did not answer in time still tells, row by row, what it knows.
-        return answers.bulk_results(batch, error.status, error.rows, repeated=repeated)
-    if error.error in answers.DOCUMENT_ERRORS:
-        raise BulkRefusedError(str(error), uncertain=repeated or error.error == answers.MISSING_STUB) from error
-    if error.status == 504:  # a proxy that passed the request on, and waited in vain
-        return answers.unknown(len(batch), str(error))
-    if not last:
-        return None
-    if error.blames_the_request:
-        raise BulkRefusedError(str(error), uncertain=True) from error
-    raise error
-
-
-def _attachment_result(answer: Answer) -> SaveResult:
-    if answer.status == 409:
-        return SaveResult(SaveStatus.CONFLICT, reason=answer.reason)
-    if answer.status == 202:
-        return SaveResult(SaveStatus.UNKNOWN, reason="accepted by a minority of the replicas")
-    if answer.status >= 400:
-        return SaveResult(SaveStatus.REJECTED, reason=answer.reason)
-    return SaveResult(SaveStatus.WRITTEN, answer.value()["rev"])
-
-
-async def _watched(data: AsyncIterator[bytes], failures: list[Exception]) -> AsyncIterator[bytes]:
-    """Pass a stream on, and keep what it raises: the library would hide it behind an error of the connection."""
-    try:
-        async for chunk in data:
-            if chunk:  # an empty chunk would end the body
-                yield chunk
-    except Exception as error:
-        failures.append(error)
-        raise
