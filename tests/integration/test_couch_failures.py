@@ -100,6 +100,17 @@ async def test_a_missing_permission_is_not_repeated_but_not_remembered(script: S
     assert script.count("PUT _security") == 1
 
 
+@pytest.mark.parametrize(("roles", "expected"), [([], AccessDeniedError), (["_admin"], PoolUnavailableError)])
+async def test_permissions_refused_with_a_500(script: Script, roles: list[str], expected: type[Exception]) -> None:
+    """CouchDB tells who may not change them the same as when it has no majority; who we are makes the difference."""
+    script.on("GET _security", answer(200, {"admins": {"roles": ["_admin"]}}))
+    script.on("PUT _security", answer(500, {"error": "error", "reason": "no_majority"}))
+    script.on("GET _session", answer(200, {"ok": True, "userCtx": {"name": "pilot", "roles": roles}}))
+    async with make(script) as client:
+        with pytest.raises(expected):
+            await client.set_permissions(members=["you"])
+
+
 async def test_a_setup_without_rights_is_a_check(script: Script) -> None:
     """A pilot that is no admin may set up a pool that has Monitor; the help for `total` is left out."""
     from apicas.clients.couch.designs import OWN_NAME

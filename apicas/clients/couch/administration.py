@@ -11,9 +11,10 @@ from typing import Any, Final
 from aiocouch import BadRequestError, ConflictError, Database, NotFoundError, PreconditionFailedError
 
 from apicas.clients.couch.designs import Views
+from apicas.clients.couch.failures import ServerFailedError
 from apicas.clients.couch.transport import Transport
 from apicas.clients.port import Permissions
-from apicas.exceptions import ConfigError, PoolNotFoundError, PoolUnavailableError
+from apicas.exceptions import AccessDeniedError, ConfigError, PoolNotFoundError, PoolUnavailableError
 
 # Each look that ends in a conflict means that somebody else's change went through.
 _LOOKS: Final = 20
@@ -118,7 +119,20 @@ class Administration:
         for (part, kind), names in lists.items():
             if names is not None:
                 security.setdefault(part, {})[kind] = list(names)
-        await self._transport.repeat(security.save)
+        try:
+            await self._transport.repeat(security.save)
+        except ServerFailedError as error:
+            # CouchDB refuses those without the right with a 500 that a cluster without a majority gives too.
+            if await self._is_admin(security):
+                raise
+            raise AccessDeniedError(
+                f"{self._transport.address}: only an admin of the database changes who may use it"
+            ) from error
+
+    async def _is_admin(self, security: Any) -> bool:
+        session = (await self._transport.ask("GET", "_session")).value()["userCtx"]
+        roles = {"_admin", *(security.admin_roles or ())}
+        return session["name"] in (security.admins or ()) or not roles.isdisjoint(session["roles"])
 
     async def _security(self) -> Any:
         try:
