@@ -7,7 +7,8 @@ prepare_run and process_token. An exception in cleanup_run fails a token that wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import anyio
 
@@ -16,6 +17,10 @@ from apicas._runtime.keeper import Keeper
 from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token
+
+
+LAST_MOMENT: Final = 1.0
+"""Seconds that cleanup_run has after a second signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Executor:
         self._keeper = keeper
         self._options = options
         self._scopes: set[anyio.CancelScope] = set()
+        self._cleanups: set[anyio.CancelScope] = set()
 
     @property
     def running(self) -> int:
@@ -55,6 +61,14 @@ class Executor:
         """End all work at once; each token gets the verdict Cut."""
         for scope in self._scopes:
             scope.cancel()
+
+    def cut(self) -> None:
+        """End all work, and leave cleanup_run only a moment."""
+        self.cancel()
+        self._options = replace(self._options, cleanup_time=LAST_MOMENT)
+        soon = anyio.current_time() + LAST_MOMENT
+        for scope in self._cleanups:
+            scope.deadline = min(scope.deadline, soon)
 
     async def run(self, token: Token) -> Verdict:
         """Work one token; ends early when its lease is lost."""
@@ -95,9 +109,12 @@ class Executor:
         """Run cleanup_run: with all the time it takes after work that ended by itself, within bounds after a cut."""
         bounded = isinstance(verdict, Cut)
         limit = self._options.cleanup_time if bounded else None
-        try:
-            with anyio.move_on_after(limit, shield=bounded):
+        with anyio.move_on_after(limit, shield=bounded) as scope:
+            self._cleanups.add(scope)
+            try:
                 await self._work.cleanup(token)  # type: ignore[misc]  # called only where there is one
-        except Exception as error:  # noqa: BLE001 - as above
-            return Raised(error) if isinstance(verdict, Returned) else verdict
+            except Exception as error:  # noqa: BLE001 - as above
+                return Raised(error) if isinstance(verdict, Returned) else verdict
+            finally:
+                self._cleanups.discard(scope)
         return verdict

@@ -383,7 +383,7 @@ class Pilot:
 
     def cut(self) -> None:
         """End all work now, and wait for nothing: what can be handed back is, within the keeper's farewell."""
-        self._executor.cancel()
+        self._executor.cut()
         self._writing.cancel()
 
     async def _watch_time(self) -> None:

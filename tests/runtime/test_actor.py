@@ -813,3 +813,32 @@ async def test_a_second_failure_by_exit_code_is_recorded_too() -> None:
 
     await work(client, process, max_scrub=1)
     assert [error["message"] for error in (await only(client)).errors] == ["exit code 3", "exit code 4"]
+
+
+@virtual
+async def test_a_second_signal_waits_for_no_cleanup() -> None:
+    """After a drain cleanup_run has the grace period; once more, and it has a moment."""
+    from apicas._runtime.hooks import Work
+    from apicas._runtime.pilot import Pilot, RunOptions
+
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    cleaning = anyio.Event()
+
+    async def process(token: Token) -> None:
+        await anyio.sleep(1000)
+
+    async def cleanup(token: Token) -> None:
+        cleaning.set()
+        await anyio.sleep(1000)
+
+    running = Pilot(pilot(client), Work(process=process, cleanup=cleanup), RunOptions(grace=20), 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(running.run)
+        await anyio.sleep(5)
+        running.drain("SIGTERM")
+        await cleaning.wait()
+        start = unix_time()
+        running.cut()
+    assert unix_time() - start <= 2
+    assert (await client.fetch("t")).state == "todo"
