@@ -18,7 +18,6 @@ from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token
 
-
 LAST_MOMENT: Final = 1.0
 """Seconds that cleanup_run has after a second signal."""
 
