@@ -79,11 +79,12 @@ async def test_embedding_starts_works_and_stops_with_the_application(
         async with aiohttp.ClientSession() as session:
             async with session.post(url, json=[1, 2, 3]) as response:
                 assert await response.json() == {"pushed": 3}
-            answer: dict[str, dict[str, int]] = {"counts": {}}
-            while answer["counts"].get("done") != 3:
+            answer: dict[str, dict[str, int]] = {"squares": {}}
+            while len(answer["squares"]) < 3:
                 async with session.get(url) as response:
                     answer = await response.json()
         assert answer["squares"] == {"1": 1, "2": 4, "3": 9}
+        assert answer["counts"]["done"] == 3
     finally:
         await runner.cleanup()
 
