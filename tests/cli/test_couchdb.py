@@ -25,7 +25,10 @@ def test_init_push_run_status_reset_delete(apicas: Program, pool: str, monkeypat
     monkeypatch.setenv("APICAS_POOL", pool)
     monkeypatch.syspath_prepend(str(apicas.directory))
     apicas.write("chain.py", "def work(token):\n    if token['input'] == 3:\n        raise ValueError('three')\n")
-    assert apicas("init").out.startswith(f"made {pool}\ninstalled Monitor")
+    made, installed = apicas("init").out.splitlines()
+    assert made.startswith("made http://")
+    assert made.endswith(pool.rpartition("/")[2])
+    assert installed.startswith("installed Monitor")
     assert apicas("init").out.startswith(f"found {pool}\n")
     assert "pushed 5 tokens" in apicas("push", "--typed", stdin="1\n2\n3\n4\n5\n").out
     result = apicas("run", "chain:work", "--workers", "2", "--no-linger")
