@@ -29,7 +29,7 @@ def test_init_push_run_status_reset_delete(apicas: Program, pool: str, monkeypat
     assert made.startswith("made http://")
     assert made.endswith(pool.rpartition("/")[2])
     assert installed.startswith("installed Monitor")
-    assert apicas("init").out.startswith(f"found {pool}\n")
+    assert apicas("init").out.splitlines() == [made.replace("made", "found"), "everything was there"]
     assert "pushed 5 tokens" in apicas("push", "--typed", stdin="1\n2\n3\n4\n5\n").out
     result = apicas("run", "chain:work", "--workers", "2", "--no-linger")
     assert (result.code, result.out[:16]) == (0, "4 done, 1 failed"), result.err

@@ -60,6 +60,16 @@ async def shell(token: Token) -> None:
     token["exit_code"] = result.exit_code
 
 
+async def settled(client: CouchClient, expected: dict[str, int]) -> None:
+    """Expect counts; on a cluster, where a view is read from one replica, after looking again for a while."""
+    counts = await client.counts()
+    for _ in range(200 if client.replicated else 0):
+        if counts == expected:
+            break
+        counts = await client.counts()
+    assert counts == expected
+
+
 def commands(number: int) -> list[dict[str, Any]]:
     return [{"_id": f"ours-{n:04}", "input": f"echo ours {n}; exit {int(n % 3 == 2)}"} for n in range(number)]
 
@@ -70,7 +80,7 @@ async def test_picas_works_our_tokens(pool: Pool) -> None:
         await client.setup()
         await client.upload(commands(9))
         pool.picas("run")
-        assert await client.counts() == {"todo": 0, "locked": 0, "done": 6, "error": 3}
+        await settled(client, {"todo": 0, "locked": 0, "done": 6, "error": 3})
         assert await client.get_attachment("ours-0004", "stdout.txt") == b"ours 4\n"
         assert (await client.fetch("ours-0005"))["exit_code"] == 1
 
@@ -91,6 +101,8 @@ async def test_the_views_give_the_same_rows(pool: Pool) -> None:
         await client.setup()
         await client.upload(commands(12))
         await apicas.run(shell, client, workers=2, max_tokens=7)
+        if client.replicated:
+            pytest.skip("each reads the views from one replica: what it has by then is chance")
         theirs = json.loads(pool.picas("rows"))
         for name in ("todo", "locked", "done", "error"):
             assert theirs[name] == [[row.id, row.key, row.value] for row in await client.view(name)]
@@ -105,6 +117,8 @@ async def test_picas_resets_and_we_work_them_again(pool: Pool) -> None:
         await client.setup()
         await client.upload(commands(3))
         await apicas.run(shell, client, workers=1)
+        if client.replicated:
+            pytest.skip("PiCaS reads the view from one replica: what it finds to reset is chance")
         pool.picas("reset", "error")
         token = await client.fetch("ours-0002")
         assert (token.state, token.scrub_count) == ("todo", 1)
@@ -120,6 +134,8 @@ async def test_a_reset_by_picas_under_our_hands_is_noticed(pool: Pool) -> None:
         await client.upload(commands(1))
         async with apicas.BasicViewIterator(client) as tokens:
             (token,) = await tokens.claim(1)
+            if client.replicated:
+                pytest.skip("PiCaS reads the view from one replica: what it finds to reset is chance")
             pool.picas("reset", "locked")
             with pytest.raises(apicas.LeaseLostError):
                 async with token:
