@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from base64 import b64encode
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_what_is_no_json_is_refused(value: Any) -> None:
 def test_a_token_is_as_deep_as_every_store_can_read() -> None:
     """SQLite's JSON functions fail on deeper ones, and with them every query that meets the row."""
     body = encode_document({"_id": "a", "output": nested(MAX_DEPTH - 2)}).decode()
-    assert sqlite3.connect(":memory:").execute("SELECT json_type(?, '$.output')", [body]).fetchone() == ("array",)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("SELECT json_type(?, '$.output')", [body]).fetchone() == ("array",)
     assert refusal({"_id": "a", "output": nested(MAX_DEPTH)}) == f"nested more than {MAX_DEPTH} deep"
     encode_document({"_id": "a", "output": [[] for _ in range(2 * MAX_DEPTH)]})
 
