@@ -234,9 +234,10 @@ LEASE_FIELDS: Final = ("lock", "done", "hostname", *JOB_ID_FIELDS)
 def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_id: str) -> Standing:
     """Whether a lease still holds, after a write under it met a conflict.
 
-    It holds only if the claim id, lock, done, hostname and job ids are as we last wrote them, and the document differs
-    elsewhere: somebody edited it. PiCaS locks over a held token and leaves our claim id in it, so the claim id alone
-    says nothing.
+    It holds only if the claim id, done, hostname and job ids are as we last wrote them, the lock is one of ours, and
+    the document differs elsewhere: somebody edited it. PiCaS locks over a held token and leaves our claim id in it, so
+    the claim id alone says nothing; but only a beat of ours also writes its copy of the lock. That may be a later beat
+    than the last we know of: one whose answer never came.
 
     Args:
         stored: the document as this pilot last wrote it.
@@ -247,14 +248,13 @@ def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_i
         return Standing.LOST
     if claim_of(fresh) != claim_id:
         return Standing.SETTLED if annex(fresh).get("settled") == claim_id else Standing.LOST
-    same = all(fresh.get(name) == stored.get(name) for name in LEASE_FIELDS)
-    return Standing.OURS if same and annex(fresh).get("lock") == fresh.get("lock") else Standing.LOST
+    same = all(fresh.get(name) == stored.get(name) for name in LEASE_FIELDS if name != "lock")
+    return Standing.OURS if same and fresh.get("lock") and not is_foreign_lock(fresh) else Standing.LOST
 
 
 def beat_was_applied(stored: Mapping[str, Any], fresh: Mapping[str, Any], claim_id: str, lock: int) -> bool:
     """Whether a beat whose answer got lost did reach the store: the fresh document differs by that very lock only."""
-    beaten = {**stored, "lock": lock, "apicas": {**annex(stored), "lock": lock}}
-    return standing(beaten, fresh, claim_id) is Standing.OURS
+    return fresh.get("lock") == lock and standing(stored, fresh, claim_id) is Standing.OURS
 
 
 _MISSING: Final = object()

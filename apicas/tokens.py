@@ -206,13 +206,15 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     Args:
         document: the document; kept, not copied.
         keeper: whom the token is settled with; None for one that nobody has claimed.
+        lease: what the keeper knows this claim by.
     """
 
-    __slots__ = ("_claimed_id", "_document", "_keeper")
+    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease")
 
-    def __init__(self, document: Document, keeper: Keeper | None = None) -> None:
+    def __init__(self, document: Document, keeper: Keeper | None = None, lease: Any = None) -> None:
         self._document = document
         self._keeper = keeper
+        self._lease = lease
         # What was claimed stays known whatever the user writes into the mapping.
         self._claimed_id: str | None = None if keeper is None else document["_id"]
 
@@ -253,6 +255,11 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     def document(self) -> Document:
         """The document itself, as it will be written."""
         return self._document
+
+    @property
+    def lease(self) -> Any:
+        """What the keeper knows this claim by: the same id may be claimed again, by the same pilot too."""
+        return self._lease
 
     @property
     def id(self) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from apicas._documents import Document, decode, encode
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
-from apicas.clients.port import Client, SaveStatus, ViewQuery
+from apicas.clients.port import Client, SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import TransitionError
 from apicas.modifiers import Claim, TokenModifier
 from apicas.policies import (
@@ -67,16 +67,24 @@ class Claimer:
         modifier: locks a token.
         times: the lease.
         environment: clocks and dice.
+        hand_back: called with a lease that nobody will work: its claim was cut short.
     """
 
     def __init__(
-        self, client: Client, leases: Leases, modifier: TokenModifier, times: LeaseTimes, environment: Environment
+        self,
+        client: Client,
+        leases: Leases,
+        modifier: TokenModifier,
+        times: LeaseTimes,
+        environment: Environment,
+        hand_back: Callable[[Lease], None],
     ) -> None:
         self._client = client
         self._leases = leases
         self._modifier = modifier
         self._times = times
         self._environment = environment
+        self._hand_back = hand_back
         self._spread = Spread()
         self._unwritable: set[str] = set()
         self.backoff = Backoff(first=0.02, most=2.0)
@@ -141,7 +149,23 @@ class Claimer:
         sent = self._environment.monotonic()
         now = self._client.time()
         locked = [one for document in chosen if (one := self._locked(document, now)) is not None]
-        results = await self._client.save([document for _, document in locked])
+        unclear = locked
+        try:
+            results = await self._client.save([document for _, document in locked])
+            unclear = self._sort(locked, results, claimed, sent)
+            await self._look(unclear, claimed, sent)
+        except BaseException:  # no answer, or a cancellation: the store may have locked what nobody will work
+            self._disown(unclear, claimed, sent)
+            raise
+
+    def _sort(
+        self,
+        locked: Sequence[tuple[str, Document]],
+        results: Sequence[SaveResult],
+        claimed: Claimed,
+        sent: float,
+    ) -> list[tuple[str, Document]]:
+        """Keep what was won; answers with what has no clear answer."""
         unclear: list[tuple[str, Document]] = []
         for (claim_id, document), result in zip(locked, results, strict=True):
             if result.written:
@@ -153,7 +177,18 @@ class Claimer:
                 unclear.append((claim_id, document))
             else:
                 claimed.lost += 1
-        await self._look(unclear, claimed, sent)
+        return unclear
+
+    def _disown(self, unclear: Sequence[tuple[str, Document]], claimed: Claimed, sent: float) -> None:
+        """Hand back what was won, and what may have been. On a replicated store the latter goes stale; see _look."""
+        if not self._client.replicated:
+            claimed.leases += [
+                self._hold(claim_id, document, sent)
+                for claim_id, document in unclear
+                if document["_id"] not in self._leases
+            ]
+        for lease in claimed.leases:
+            self._hand_back(lease)
 
     def _locked(self, document: Document, now: float) -> tuple[str, Document] | None:
         claim_id = secrets.token_hex(8)

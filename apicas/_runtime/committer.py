@@ -88,13 +88,15 @@ class Committer:
         self._backoff = Backoff(first=0.1, most=5.0)
         self._pending: list[Settlement] = []
         self._arrived = anyio.Event()
+        self._one_at_a_time = anyio.Lock(fast_acquire=True)
         self._unwritten = 0
         self._all_written = anyio.Event()
 
     async def wait_until_written(self) -> None:
         """Wait until nothing waits to be written, however long the store is away."""
         while self._unwritten:
-            self._all_written = anyio.Event()
+            if self._all_written.is_set():  # others may wait for the present one
+                self._all_written = anyio.Event()
             await self._all_written.wait()
 
     def _finish(self, settlement: Settlement, ending: Ending) -> None:
@@ -121,17 +123,17 @@ class Committer:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write all that waits, however long the store is away."""
+        """Write all that waits, what somebody else is writing included, however long the store is away."""
         attempt = 0
-        while self._pending:
-            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        while True:
             try:
-                self._pending = await self.run_once(batch) + self._pending
+                async with self._one_at_a_time:  # a batch under way may fail, and its outcomes wait again
+                    if not self._pending:
+                        return
+                    await self._write_batch()
             except (AccessDeniedError, PoolNotFoundError):
-                self._pending = batch + self._pending
                 raise
             except PoolError as error:
-                self._pending = [one for one in batch if one.ending is None] + self._pending
                 if not attempt:
                     log.warning("%s; %d outcomes wait", error, len(self._pending))
                 await anyio.sleep(self._backoff.delay(attempt, self._environment.rng))
@@ -140,6 +142,15 @@ class Committer:
                 if attempt:
                     log.info("the pool answers again")
                 attempt = 0
+
+    async def _write_batch(self) -> None:
+        batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        again: list[Settlement] | None = None
+        try:
+            again = await self.run_once(batch)
+        finally:  # also when cancelled: whoever leaves the pilot writes them
+            left = [one for one in batch if one.ending is None] if again is None else again
+            self._pending = left + self._pending
 
     async def run_once(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write a batch, and answer which of it have to be tried again."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 
@@ -95,7 +95,7 @@ class Keeper:
         self._leases = Leases()
         reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
         shared = (modifier, self.times, self.environment)
-        self.claimer = Claimer(client, self._leases, *shared)
+        self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
         self._heartbeat = Heartbeat(self._leases, *shared)
         self._committer = Committer(client, self._leases, self.environment)
         self._reaper = Reaper(client, self._leases, *shared, reaping)
@@ -133,8 +133,7 @@ class Keeper:
         """Hand back what is held and write what waits, also while being cancelled, within a bounded time."""
         with anyio.move_on_after(self.options.farewell, shield=True) as scope:
             for lease in self._leases:
-                if lease.phase is Phase.HELD:
-                    self.give_back(Token(copy_of(lease.stored), self), Cut())
+                self.give_back(self._token(lease), Cut())
             try:
                 await self._committer.flush()
             except PoolError as error:
@@ -167,7 +166,10 @@ class Keeper:
         """Try once to claim tokens of a view; see Claimer."""
         claimed = await self.claimer.run_once(view, wanted, fresh=fresh)
         self.tally.claimed += len(claimed.leases)
-        return [Token(copy_of(lease.stored), self) for lease in claimed.leases], claimed
+        return [self._token(lease) for lease in claimed.leases], claimed
+
+    def _token(self, lease: Lease) -> Token:
+        return Token(copy_of(lease.stored), self, lease)
 
     async def sweep(self) -> Sweep:
         """Look once for stale locks."""
@@ -177,29 +179,37 @@ class Keeper:
 
     def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
         """Have a function called in this loop when the lease on a token is lost; False where it is lost already."""
-        lease = self._leases.get(token.id)
-        if lease is None or lease.phase is not Phase.HELD:
-            return False
-        lease.on_lost = callback
-        return True
+        return self._leases.watch(_lease_of(token), callback)
 
     def stop_beating(self, token: Token) -> None:
         """Let the lock of a token go stale: it is past its time limit, and its work may not end."""
-        lease = self._leases.get(token.id)
-        if lease is not None:
-            lease.beats = False
+        _lease_of(token).beats = False
 
     def give_back(self, token: Token, verdict: Verdict) -> Settlement | None:
-        """Hand in a token with what became of it; its outcome is written soon. None where its lease was lost."""
-        lease = self._leases.get(token.id)
-        if lease is None or lease.phase is not Phase.HELD:
+        """Hand in a token with what became of it; its outcome is written soon.
+
+        None where its lease was lost, and where it was handed in before: the first outcome counts.
+        """
+        lease = _lease_of(token)
+        if lease.handed_in:
+            return None
+        lease.handed_in = True
+        if lease.phase is not Phase.HELD:
             self._count(Ending.LOST)
             return None
+        return self._submit(lease, self._conclude(token, lease, verdict), self._count)
+
+    def _hand_back(self, lease: Lease) -> None:
+        """Release a claim that was cut short, and so has not been counted as one."""
+        lease.handed_in = True
+        self._submit(lease, self._conclude(self._token(lease), lease, Cut()), None)
+
+    def _submit(self, lease: Lease, outcome: Outcome, settled: Callable[[Ending], None] | None) -> Settlement:
         settlement = Settlement(
             lease,
-            self._conclude(token, lease, verdict),
+            outcome,
             rejected=lambda reason: self._concluding.rejected(lease, reason),
-            settled=self._count,
+            settled=settled,
         )
         self._committer.submit(settlement)
         return settlement
@@ -226,6 +236,8 @@ class Keeper:
             LeaseLostError: the work came to its end, but somebody else had taken the token.
         """
         verdict = _verdict(error)
+        if _lease_of(token).handed_in:  # by an `async with token:` inside this one, or before it
+            return False
         settlement = self.give_back(token, verdict)
         if isinstance(verdict, Cut):  # a cancellation: the keeper writes it on its way out
             return False
@@ -236,6 +248,11 @@ class Keeper:
         if error is None and (settlement is None or settlement.ending is Ending.LOST):
             raise LeaseLostError(f"token {token.id} was taken by somebody else; its outcome was not written")
         return isinstance(verdict, Raised)
+
+
+def _lease_of(token: Token[Any]) -> Lease:
+    """The lease of a token that a keeper handed out. Not by its id, which may have been claimed again meanwhile."""
+    return cast("Lease", token.lease)
 
 
 def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException | None:

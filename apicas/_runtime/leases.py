@@ -44,6 +44,8 @@ class Lease:
     beating: bool = False
     beats: bool = True
     """Whether the heartbeat refreshes it; not past its time limit."""
+    handed_in: bool = False
+    """Whether its outcome has been handed in; the first one counts."""
     on_lost: Callable[[], None] | None = None
     """Called once, in the loop that claimed it, when the lease is lost while the token is being worked."""
     _idle: Callable[[], object] | None = field(default=None, repr=False)
@@ -76,9 +78,13 @@ class Leases:
         with self._guard:
             self._leases[lease.token_id] = lease
 
-    def get(self, token_id: str) -> Lease | None:
-        """The lease on a token, if this pilot holds one."""
-        return self._leases.get(token_id)
+    def watch(self, lease: Lease, callback: Callable[[], None] | None) -> bool:
+        """Have a function called in this loop when the lease is lost; False where it is not held any more."""
+        with self._guard:
+            if lease.phase is not Phase.HELD:
+                return False
+            lease.on_lost = callback
+            return True
 
     def take_due(self, now: float, age: float) -> list[Lease]:
         """Begin to beat every lease whose lock was written `age` seconds ago, or longer. End each with `beaten`."""
@@ -115,10 +121,10 @@ class Leases:
         beat_ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         with self._guard:
-            if lease.phase is not Phase.HELD:
-                return lease.phase is Phase.SETTLING
+            if lease.phase not in {Phase.HELD, Phase.SETTLING}:
+                return False
             lease.phase = Phase.SETTLING
-            if not lease.beating:
+            if not lease.beating:  # it may still be, where the wait for its end was cancelled
                 return True
             lease._idle = lambda: loop.call_soon_threadsafe(beat_ended.set)  # noqa: SLF001 - as above
         await beat_ended.wait()
