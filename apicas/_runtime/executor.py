@@ -7,6 +7,7 @@ prepare_run and process_token. An exception in cleanup_run fails a token that wo
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -90,8 +91,13 @@ class Executor:
         limit = self._options.max_token_time
         if limit is None:
             return await self._perform(token)
-        with anyio.move_on_after(limit) as timer:
-            return await self._perform(token)
+        # Work that does not end when it is cancelled must not keep its lease for ever: it is beaten no longer.
+        overdue = asyncio.get_running_loop().call_later(limit, self._keeper.stop_beating, token)
+        try:
+            with anyio.move_on_after(limit) as timer:
+                return await self._perform(token)
+        finally:
+            overdue.cancel()
         if timer.cancelled_caught:
             return Raised(TokenTimeoutError(f"not done within the time limit of {limit:g} s"))
         return Cut()

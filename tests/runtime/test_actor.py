@@ -391,6 +391,32 @@ async def test_the_time_limit_ends_the_work() -> None:
 
 
 @virtual
+async def test_work_that_ignores_its_time_limit_loses_its_lease() -> None:
+    """It cannot be ended, so it is beaten no longer: another pilot works the token, and what it says late is lost."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+
+    async def stubborn(token: Token) -> str:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(20 * LEASE)
+        return "late"
+
+    async def run_stubborn() -> None:
+        report = await work(client, stubborn, workers=1, max_token_time=LEASE, max_tokens=1)
+        assert (report.lost, report.done, report.failed) == (1, 0, 0)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_stubborn)
+        await anyio.sleep(LEASE + 1)  # before, it is seen to live, and nobody waits for it
+        async with pilot(client, "two") as tokens:
+            async for token in tokens:
+                async with token:
+                    token["output"] = "in time"
+    stored = await client.fetch("t")
+    assert (stored.output, stored.crashes) == ("in time", 1)
+
+
+@virtual
 async def test_a_timeout_of_the_users_own_is_an_exception() -> None:
     """Not mistaken for the token's time limit."""
     client = make_pool()
