@@ -103,6 +103,11 @@ class ViewIterator(ABC):
         self._stopped = True
         self._stop_event.set()
 
+    def resume(self) -> None:
+        """Take `stop` back."""
+        self._stopped = False
+        self._stop_event = anyio.Event()
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
@@ -233,7 +238,7 @@ class _OwnViewIterator(ViewIterator):
         if not await self._others_hold_work():
             # A token may have come back between the look at the view and this one at the locks, also by our own reaper.
             # So the end needs an empty view after nobody was seen to hold anything.
-            seen_before, self._seen_quiet = self._seen_quiet, True
+            seen_before, self._seen_quiet = self._seen_quiet, not self._seen_quiet
             return not seen_before and not self._stopped
         self._seen_quiet = False
         await self._sleep(min(pause, jittered(keeper.times.sweep, keeper.environment.rng)))
@@ -345,8 +350,8 @@ class EndlessViewIterator(ViewIterator):
         return not self._stopped
 
     async def _is_over(self) -> bool:
-        if self._stopped or self.stop_callback is None:
-            return self._stopped
+        if self.stopped or self.stop_callback is None:
+            return self.stopped
         answer = self.stop_callback(**self.stop_arguments)
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
@@ -354,3 +359,13 @@ class EndlessViewIterator(ViewIterator):
     def stop(self) -> None:
         super().stop()
         self.iterator.stop()
+
+    @override
+    def resume(self) -> None:
+        super().resume()
+        self.iterator.resume()
+
+    @property
+    @override
+    def stopped(self) -> bool:
+        return self._stopped or self.iterator.stopped

@@ -89,25 +89,26 @@ class Committer:
         self._pending: list[Settlement] = []
         self._arrived = anyio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
-        self._unwritten = 0
+        self.unwritten = 0
+        """Outcomes that were handed in, and neither written nor known to be lost."""
         self._all_written = anyio.Event()
 
     async def wait_until_written(self) -> None:
         """Wait until nothing waits to be written, however long the store is away."""
-        while self._unwritten:
+        while self.unwritten:
             if self._all_written.is_set():  # others may wait for the present one
                 self._all_written = anyio.Event()
             await self._all_written.wait()
 
     def _finish(self, settlement: Settlement, ending: Ending) -> None:
+        self.unwritten -= 1
         settlement.finish(ending)
-        self._unwritten -= 1
-        if not self._unwritten:
+        if not self.unwritten:
             self._all_written.set()
 
     def submit(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon, together with others."""
-        self._unwritten += 1
+        self.unwritten += 1
         self._pending.append(settlement)
         self._arrived.set()
 

@@ -8,6 +8,7 @@ prepare_run and process_token. An exception in cleanup_run fails a token that wo
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +16,7 @@ import anyio
 
 from apicas._runtime.hooks import Work
 from apicas._runtime.keeper import Keeper
-from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict
+from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token
 
@@ -78,8 +79,13 @@ class Executor:
             return verdict
         self._scopes.add(scope)
         try:
-            with scope:
-                verdict = await self._limited(token)
+            try:
+                with scope:
+                    verdict = await self._limited(token)
+            except anyio.get_cancelled_exc_class():  # the whole pilot is being cancelled
+                if self._work.cleanup is not None:
+                    await self._cleaned_up(token, verdict)
+                raise
             if self._work.cleanup is not None:
                 verdict = await self._cleaned_up(token, verdict)
         finally:
@@ -107,8 +113,10 @@ class Executor:
             if self._work.prepare is not None:
                 await self._work.prepare(token)
             return Returned(await self._work.process(token))
-        except Exception as error:  # noqa: BLE001 - one bad token never ends the pilot
-            return Raised(error)
+        except BaseException as error:
+            if _is_from_outside(error):
+                raise
+            return raised(error)  # one bad token never ends the pilot
 
     async def _cleaned_up(self, token: Token, verdict: Verdict) -> Verdict:
         """Run cleanup_run: with all the time it takes after work that ended by itself, within bounds after a cut."""
@@ -118,8 +126,23 @@ class Executor:
             self._cleanups.add(scope)
             try:
                 await self._work.cleanup(token)  # type: ignore[misc]  # called only where there is one
-            except Exception as error:  # noqa: BLE001 - as above
-                return Raised(error) if isinstance(verdict, Returned) else verdict
+            except BaseException as error:
+                if _is_from_outside(error):
+                    raise
+                return raised(error) if isinstance(verdict, Returned) else verdict
             finally:
                 self._cleanups.discard(scope)
         return verdict
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether an exception out of the user's code is not about its token: an interrupt, or our own cancellation.
+
+    A CancelledError may also be the user's: of a task of theirs that was cancelled, and that they awaited.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return (task is not None and task.cancelling() > 0) or anyio.current_effective_deadline() == -math.inf
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((KeyboardInterrupt, GeneratorExit)) is not None
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit))

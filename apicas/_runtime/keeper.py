@@ -20,7 +20,7 @@ from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
 from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.heartbeat import Heartbeat
 from apicas._runtime.leases import Lease, Leases, Phase
-from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe
+from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import Decision, LeaseLostError, PoolError
@@ -122,7 +122,7 @@ class Keeper:
             return await self._stack.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
             # The task group is ours, and no business of the user's: one error comes out as itself.
-            leaf = _only_leaf(group)
+            leaf = only_leaf(group, stop_at=error)
             if leaf is None:
                 raise
             if leaf is error:
@@ -150,6 +150,11 @@ class Keeper:
         """How many tokens this pilot holds, those whose outcome is being written included."""
         return len(self._leases)
 
+    @property
+    def unwritten(self) -> int:
+        """How many outcomes wait to be written."""
+        return self._committer.unwritten
+
     async def wait_until_written(self) -> None:
         """Wait until every outcome that was handed in is written, however long the store is away."""
         await self._committer.wait_until_written()
@@ -158,9 +163,10 @@ class Keeper:
         """Set how many times a token that failed is tried again."""
         self._concluding = replace(self._concluding, max_scrub=max_scrub)
 
-    def watch_endings(self, callback: Callable[[Ending], None]) -> None:
-        """Have a function called with the ending of each token."""
+    def watch_endings(self, callback: Callable[[Ending], None]) -> Callable[[], None]:
+        """Have a function called with the ending of each token; answers with what puts an end to that."""
         self._on_ending.append(callback)
+        return lambda: self._on_ending.remove(callback)
 
     async def claim(self, view: str, wanted: int, *, fresh: bool) -> tuple[list[Token], Claimed]:
         """Try once to claim tokens of a view; see Claimer."""
@@ -255,17 +261,7 @@ def _lease_of(token: Token[Any]) -> Lease:
     return cast("Lease", token.lease)
 
 
-def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception in nested groups; None where there are several."""
-    while len(group.exceptions) == 1:
-        (inner,) = group.exceptions
-        if not isinstance(inner, BaseExceptionGroup):
-            return inner
-        group = inner
-    return None
-
-
 def _verdict(error: BaseException | None) -> Verdict:
     if error is None:
         return Returned()
-    return Raised(error) if isinstance(error, Exception) else Cut()
+    return raised(error) if isinstance(error, Exception) else Cut()

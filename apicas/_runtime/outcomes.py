@@ -23,7 +23,7 @@ from apicas._documents import Document
 from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
-from apicas.exceptions import CommandError, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
+from apicas.exceptions import CommandError, Decision, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
 from apicas.modifiers import CLAIM_FIELDS, TokenModifier
 from apicas.policies import tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, state_of
@@ -124,6 +124,26 @@ class Concluding:
     def _noted(self, document: Document, error: BaseException) -> Document:
         """The document with the reason in its `error` list."""
         return self.modifier.add_error(document, describe(error), _traceback(error), self.now())
+
+
+def raised(error: BaseException) -> Raised:
+    """The verdict on what the user's code raised; a decision that comes out of a task group is still a decision."""
+    leaf = only_leaf(error)
+    return Raised(leaf if isinstance(leaf, Decision) else error)
+
+
+def only_leaf(error: BaseException, stop_at: BaseException | None = None) -> BaseException | None:
+    """The one exception in nested groups; None where there are several.
+
+    Args:
+        error: the group, or an exception that is none.
+        stop_at: a group that is not looked into.
+    """
+    while isinstance(error, BaseExceptionGroup) and error is not stop_at:
+        if len(error.exceptions) != 1:
+            return None
+        (error,) = error.exceptions
+    return error
 
 
 def describe(error: BaseException) -> str:

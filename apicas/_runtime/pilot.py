@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from apicas._runtime.committer import Ending
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.keeper import Keeper, Tally
-from apicas._runtime.outcomes import Cut, Raised, describe
+from apicas._runtime.outcomes import Cut, Raised, Verdict, describe, only_leaf
 from apicas.exceptions import ConfigError, Decision
 from apicas.policies import Backoff, claim_ahead
 from apicas.tokens import Token
@@ -63,6 +63,10 @@ class TokenSource(Protocol):
 
     def stop(self) -> None:
         """Hand out nothing from now on."""
+        ...
+
+    def resume(self) -> None:
+        """Take `stop` back."""
         ...
 
 
@@ -177,6 +181,8 @@ class Pilot:
         # What workers were sent and have not begun with, whether it is in the stream or already out of it: a worker
         # that has been handed a token is no reason to claim another.
         self._unstarted = 0
+        self._mine: dict[int, Token] = {}
+        """What was claimed and has not been given back."""
         self._started = self._ended = 0
         self._rate = 0.0
         self._rate_of = (0.0, 0)
@@ -184,6 +190,8 @@ class Pilot:
         self._executor: Executor
         self._begun = self._paused = 0.0
         self._before = Tally()
+        self._has_stopped_it = False
+        self._cleaning = anyio.CancelScope()
 
     # The life of a pilot. -----------------------------------------------------------------------------------------
 
@@ -192,27 +200,40 @@ class Pilot:
         async with AsyncExitStack() as stack:
             await self._enter(stack)
             await self._set_up(stack)
-            async with anyio.create_task_group() as services:
-                services.start_soon(self._watch_time)
-                services.start_soon(self._watch_grace)
-                if self._options.on_progress is not None:
-                    services.start_soon(self._tell_progress)
-                async with anyio.create_task_group() as group:
-                    for _ in range(self._workers):
-                        group.start_soon(self._work_tokens)
-                    await self._feed()
-                    self._send.close()
-                with self._writing:
-                    await self._keeper.wait_until_written()
-                services.cancel_scope.cancel()
+            try:
+                await self._work_all()
+            except BaseExceptionGroup as group:  # the groups are ours, and no business of the user's
+                leaf = only_leaf(group)
+                if leaf is None:
+                    raise
+            else:
+                leaf = None
+            if leaf is not None:
+                raise leaf from leaf.__cause__
         report = self.report()
         if self._options.on_progress is not None:
             self._options.on_progress(report)
         return report
 
+    async def _work_all(self) -> None:
+        async with anyio.create_task_group() as services:
+            services.start_soon(self._watch_time)
+            services.start_soon(self._watch_grace)
+            if self._options.on_progress is not None:
+                services.start_soon(self._tell_progress)
+            async with anyio.create_task_group() as group:
+                for _ in range(self._workers):
+                    group.start_soon(self._work_tokens)
+                await self._feed()
+                self._send.close()
+            with self._writing:
+                await self._keeper.wait_until_written()
+            services.cancel_scope.cancel()
+
     async def _enter(self, stack: AsyncExitStack) -> None:
         stack.callback(self._receive.close)
         stack.callback(self._send.close)
+        stack.callback(self._let_go)
         try:
             self._keeper = self._iterator.keeper
         except RuntimeError:
@@ -221,7 +242,9 @@ class Pilot:
         self._begun = self._keeper.environment.monotonic()
         self._rate_of = (self._begun, 0)
         self._keeper.limit_scrubs(self._options.max_scrub)
-        self._keeper.watch_endings(self._note_ending)
+        stack.callback(self._keeper.watch_endings(self._note_ending))
+        stack.callback(self._give_back_all)
+        self._before = replace(self._keeper.tally)
         self._executor = Executor(
             self._work,
             self._keeper,
@@ -230,24 +253,41 @@ class Pilot:
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
         if self._work.cleanup_env is not None:
-            stack.push_async_callback(self._clean_up, self._work.cleanup_env)
+            stack.push_async_exit(self._clean_up)
         if self._work.prepare_env is not None:
             await self._work.prepare_env()
 
-    async def _clean_up(self, cleanup_env: Callable[[], Any]) -> None:
-        with anyio.move_on_after(self._options.grace, shield=True):
-            await cleanup_env()
+    async def _clean_up(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+        """Run cleanup_env: with all the time it takes after a normal end, else within the grace period."""
+        bounded = error is not None or self._draining.is_set()
+        with anyio.move_on_after(self._options.grace if bounded else None, shield=bounded) as self._cleaning:
+            await self._work.cleanup_env()  # type: ignore[misc]  # called only where there is one
+        if self._cleaning.cancelled_caught:
+            log.warning("cleanup_env was cut after the grace period")
+
+    def _give_back_all(self) -> None:
+        """Hand back what a cancellation or an error left, wherever it was."""
+        for token in list(self._mine.values()):
+            self._give_back(token, Cut())
+
+    def _give_back(self, token: Token, verdict: Verdict) -> None:
+        self._mine.pop(id(token), None)
+        self._keeper.give_back(token, verdict)
+
+    def _let_go(self) -> None:
+        if self._has_stopped_it:
+            self._iterator.resume()
 
     def report(self) -> Report:
         """What was done so far."""
-        tally = self._keeper.tally
+        tally, before = self._keeper.tally, self._before
         return Report(
-            claimed=tally.claimed,
-            done=tally.done,
-            failed=tally.failed,
-            scrubbed=tally.scrubbed,
-            released=tally.released,
-            lost=tally.lost,
+            claimed=tally.claimed - before.claimed,
+            done=tally.done - before.done,
+            failed=tally.failed - before.failed,
+            scrubbed=tally.scrubbed - before.scrubbed,
+            released=tally.released - before.released,
+            lost=tally.lost - before.lost,
             running=self._executor.running,
             seconds=self._keeper.environment.monotonic() - self._begun,
             reason=self._reason,
@@ -269,11 +309,15 @@ class Pilot:
             if tokens:
                 empty = 0
                 self._take(tokens)
-            elif self._keeper.held:  # what is being worked may yet come back to todo
+            elif self._holds_work:  # what is being worked may yet come back to todo
                 await self._wait_for_return(pauses.delay(empty, self._keeper.environment.rng))
                 empty += 1
             elif not await self._iterator.more():
                 self.stop("the iterator was stopped" if self._iterator.stopped else "no more tokens")
+
+    @property
+    def _holds_work(self) -> bool:
+        return bool(self._mine or self._keeper.unwritten)
 
     def _wanted(self) -> int:
         self._measure_rate()
@@ -300,8 +344,9 @@ class Pilot:
     def _take(self, tokens: list[Token]) -> None:
         now = self._keeper.environment.monotonic()
         for token in tokens:
+            self._mine[id(token)] = token
             if self._reason:
-                self._keeper.give_back(token, Cut())
+                self._give_back(token, Cut())
             else:
                 self._send.send_nowait((token, now))
                 self._unstarted += 1
@@ -324,7 +369,7 @@ class Pilot:
             token, claimed = self._receive.receive_nowait()
             if claimed < before:
                 self._unstarted -= 1
-                self._keeper.give_back(token, Cut())
+                self._give_back(token, Cut())
             else:
                 self._send.send_nowait((token, claimed))
 
@@ -347,12 +392,17 @@ class Pilot:
         verdict = await self._executor.run(token)
         if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
             log.warning("token %s: %s", token.id, describe(verdict.error))
-        self._keeper.give_back(token, verdict)
+        self._give_back(token, verdict)
         self._ended += 1
         function = self._options.stop_function
         if function is not None and not self._reason:
-            answer = function(**self._options.stop_arguments)
-            if await answer if hasattr(answer, "__await__") else answer:
+            try:
+                answer = function(**self._options.stop_arguments)
+                over = await answer if hasattr(answer, "__await__") else answer
+            except Exception:
+                self.stop("stop_function failed")  # not asked again by the other workers
+                raise
+            if over:
                 self.stop("stop_function said so")
 
     def _check_ends(self) -> None:
@@ -360,7 +410,7 @@ class Pilot:
             self.stop(f"max_tokens={self._options.max_tokens} were worked")
 
     def _note_ending(self, ending: Ending) -> None:
-        if ending in {Ending.SCRUBBED, Ending.RELEASED} or not self._keeper.held:
+        if ending in {Ending.SCRUBBED, Ending.RELEASED} or not self._holds_work:
             self._came_back.set()
 
     # Ending. ------------------------------------------------------------------------------------------------------
@@ -370,7 +420,9 @@ class Pilot:
         if self._reason:
             return
         self._reason = reason
-        self._iterator.stop()
+        if not self._iterator.stopped:
+            self._has_stopped_it = True
+            self._iterator.stop()
         self._hand_back_unstarted(math.inf)
         self._changed.set()
         self._came_back.set()
@@ -380,6 +432,7 @@ class Pilot:
         self.stop(reason)
         self._reason = reason
         self._draining.set()
+        self._cleaning.deadline = min(self._cleaning.deadline, anyio.current_time() + self._options.grace)
 
     def cut(self) -> None:
         """End all work now, and wait for nothing: what can be handed back is, within the keeper's farewell."""

@@ -11,13 +11,17 @@ import pytest
 from typing_extensions import override
 
 import apicas
-from apicas._documents import Document
+from apicas._documents import Document, encode
+from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import SaveResult, SaveStatus, ViewQuery, ViewRow
-from apicas.exceptions import PoolUnavailableError
-from apicas.testing import Faults, FaultyClient, unix_time
+from apicas.exceptions import LeaseLostError, PoolUnavailableError
+from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
+from apicas.modifiers import BasicTokenModifier
+from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
 from apicas.testing.virtual import VirtualTimeLoop
-from apicas.tokens import Token, claim_of
-from tests.runtime.virtual import LEASE, pilot, virtual
+from apicas.tokens import Token, TokenState, claim_of
+from apicas.views import View, field
+from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 TOKENS = 3
 
@@ -304,3 +308,332 @@ async def test_whichever_request_fails_every_token_is_done_once(how: str) -> Non
         assert number < 300
     assert not failures, f"{len(failures)} of {number} requests: {failures}"
     assert number > 10
+
+
+# What user code may do to a pilot. ----------------------------------------------------------------------------------
+
+
+def _actor(tokens: Any, process: Any, **hooks: Any) -> apicas.RunActor:
+    return type("Actor", (apicas.RunActor,), {"process_token": staticmethod(process), **hooks})(tokens)  # type: ignore[no-any-return]
+
+
+async def _pool(tokens: int = 3) -> FaultyClient:
+    client = make_pool()
+    await client.upload([{"_id": f"t{n}"} for n in range(tokens)])
+    return client
+
+
+async def _await_a_cancelled_task() -> None:
+    task = asyncio.create_task(asyncio.sleep(1000))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+async def _exit() -> None:
+    raise SystemExit(3)
+
+
+class _Odd(BaseException):
+    """What pytest.fail and others raise."""
+
+
+async def _raise_odd() -> None:
+    raise _Odd("odd")
+
+
+async def _raise_odd_in_group() -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(_raise_odd)
+
+
+@pytest.mark.parametrize("hook", ["prepare_run", "process_token", "cleanup_run"])
+@pytest.mark.parametrize("bad", [_await_a_cancelled_task, _exit, _raise_odd, _raise_odd_in_group])
+@virtual
+async def test_whatever_a_hook_raises_ends_its_token_alone(bad: Any, hook: str) -> None:
+    """A task of the user's that was cancelled, sys.exit(), a BaseException: a failure; the pilot goes on."""
+    client = await _pool()
+
+    async def run(token: Token) -> None:
+        if token.id == "t0":
+            await bad()
+
+    async def nothing(_token: Token) -> None:
+        pass
+
+    hooks = {name: staticmethod(run if name == hook else nothing) for name in ("prepare_run", "cleanup_run")}
+    report = await _actor(pilot(client), run if hook == "process_token" else nothing, **hooks).run(workers=2)
+    assert (report.done, report.failed) == (2, 1)
+    assert (await client.fetch("t0")).errors[0]["message"]
+
+
+async def test_an_exit_in_a_thread_ends_its_token_alone() -> None:
+    """A plain function that calls sys.exit(), as scripts do."""
+    client = FaultyClient()
+    await client.upload([{"_id": f"t{n}"} for n in range(3)])
+
+    def process(token: Token) -> None:
+        if token.id == "t0":
+            raise SystemExit(3)
+
+    report = await _actor(BasicViewIterator(client), process).run(workers=2)
+    assert (report.done, report.failed) == (2, 1)
+
+
+@virtual
+async def test_a_decision_in_a_task_group_is_one() -> None:
+    """Retry, raised in a task of the work, arrives in a group of one; it is what the user asked for all the same."""
+    client = await _pool(1)
+    attempts: list[int] = []
+
+    async def retry() -> None:
+        raise apicas.Retry("later")
+
+    async def process(token: Token) -> None:
+        attempts.append(token.scrub_count)
+        if len(attempts) == 1:
+            async with anyio.create_task_group() as group:
+                group.start_soon(retry)
+
+    report = await _actor(pilot(client), process).run(workers=1)
+    assert (report.done, report.scrubbed, report.failed) == (1, 1, 0)
+
+
+@virtual
+async def test_an_error_of_a_run_is_plain_also_inside_the_iterator() -> None:
+    """The user who has entered the iterator catches what was raised, no group."""
+    client = await _pool()
+
+    def stop() -> bool:
+        raise ZeroDivisionError("a bug in stop_function")
+
+    async with pilot(client) as tokens:
+        with pytest.raises(ZeroDivisionError):
+            await _actor(tokens, _process).run(workers=2, stop_function=stop)
+
+
+@virtual
+async def test_a_group_of_the_users_passes_an_iterator_unchanged() -> None:
+    """What is raised in the body comes out as it is."""
+    client = await _pool()
+    for errors in ([ValueError("a")], [ValueError("a"), KeyError("b")]):
+        mine = ExceptionGroup("mine", errors)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with pilot(client):
+                raise mine
+        assert caught.value is mine
+
+
+@virtual
+async def test_a_run_that_was_cancelled_keeps_nothing_of_an_open_iterator() -> None:
+    """The user's iterator stays open: what ran and what waited goes back now, not when it closes."""
+    client = await _pool(6)
+
+    async def process(_token: Token) -> None:
+        await anyio.sleep(1000)
+
+    async with pilot(client) as tokens:
+        with anyio.move_on_after(5):
+            await _actor(tokens, process).run(workers=2)
+        await tokens.keeper.wait_until_written()
+        assert tokens.keeper.held == 0
+        assert (await client.counts())["todo"] == 6
+
+
+@virtual
+async def test_cleanup_run_comes_after_a_cancellation_from_outside() -> None:
+    """As the documentation says: after each token, also after a cancellation."""
+    client = await _pool(1)
+    calls: list[str] = []
+
+    async def process(_token: Token) -> None:
+        await anyio.sleep(1000)
+
+    async def cleanup_run(_self: Any, token: Token) -> None:
+        await anyio.sleep(0.1)
+        calls.append(token.id)
+
+    for number in range(2):
+        with anyio.move_on_after(5):
+            await _actor(pilot(client), process, cleanup_run=cleanup_run).run(workers=1)
+        assert calls == ["t0"] * (number + 1)
+        assert (await client.counts())["todo"] == 1
+
+
+@virtual
+async def test_an_actor_runs_twice() -> None:
+    """The second run finds what was left, or came since; its report is of its own tokens."""
+    client = await _pool(4)
+    actor = _actor(pilot(client), _process)
+    assert (await actor.run(workers=1, max_tokens=1)).done == 1
+    assert (await actor.run(workers=1)).done == 3
+    await client.upload([{}])
+    assert (await actor.run(workers=1)).done == 1
+
+
+@virtual
+async def test_an_actor_runs_twice_in_one_open_iterator() -> None:
+    """The same where the user has entered it."""
+    client = await _pool(4)
+    async with pilot(client) as tokens:
+        actor = _actor(tokens, _process)
+        assert (await actor.run(workers=1, max_tokens=1)).done == 1
+        report = await actor.run(workers=1)
+        assert (report.done, report.claimed, report.reason) == (3, report.scrubbed + 3, "no more tokens")
+        tokens.stop()
+        assert (await actor.run(workers=1)).reason == "the iterator was stopped"
+
+
+@virtual
+async def test_two_runs_at_once_share_an_iterator() -> None:
+    """Both end, however long their last outcomes wait for the store."""
+    client = await _pool(2)
+
+    async def process(_token: Token) -> None:
+        await anyio.sleep(1)
+        client.faults.away = True
+
+    async def come_back() -> None:
+        await anyio.sleep(100)
+        client.faults.away = False
+
+    async with pilot(client) as tokens, anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(lambda: _actor(tokens, process).run(workers=1, max_tokens=1))
+        group.start_soon(come_back)
+    assert (await client.counts())["done"] == 2
+
+
+@virtual
+async def test_a_run_does_not_wait_for_a_token_in_the_users_hands() -> None:
+    """It waits for its own tokens, which may come back; not for one that its caller holds."""
+    client = await _pool(3)
+    async with pilot(client) as tokens:
+        (token,) = await tokens.claim(1)
+        with anyio.fail_after(10 * LEASE):
+            assert (await _actor(tokens, _process).run(workers=1)).done == 2
+        async with token:
+            pass
+
+
+@virtual
+async def test_a_token_is_settled_once() -> None:
+    """Nested, or again later: the first end counts, and nothing is counted as lost."""
+    client = await _pool(2)
+    async with pilot(client) as tokens:
+        first, second = await tokens.claim(2)
+        async with first, first:
+            pass
+        async with first:
+            first["output"] = "too late"
+        with pytest.raises(KeyError):
+            async with second:
+                async with second:
+                    second["output"] = 2
+                raise KeyError
+        assert (tokens.keeper.tally.done, tokens.keeper.tally.lost) == (2, 0)
+
+
+@virtual
+async def test_old_work_does_not_settle_a_new_claim_of_its_own_pilot() -> None:
+    """A reset token is claimed again by the same pilot, while the work on it goes on: the fence holds here as well."""
+    client = await _pool(1)
+    async with pilot(client) as tokens:
+        (old,) = await tokens.claim(1)
+        await client.edit("t0", lambda stored: BasicTokenModifier().reset(stored, unix_time()))
+        await anyio.sleep(LEASE / 2)
+        (new,) = await tokens.claim(1)
+        with pytest.raises(LeaseLostError):
+            async with old:
+                old["output"] = "old"
+        async with new:
+            new["output"] = "new"
+    assert (await client.fetch("t0")).output == "new"
+
+
+@virtual
+async def test_stopping_the_inner_iterator_ends_an_endless_one() -> None:
+    """It would wait for ever for an iterator that hands out nothing any more."""
+    inner = pilot(await _pool(3))
+    seen: list[str] = []
+    with anyio.fail_after(LEASE):
+        async with EndlessViewIterator(inner) as tokens:
+            async for token in tokens:
+                async with token:
+                    seen.append(token.id)
+                inner.stop()
+    assert len(seen) == 1
+
+
+@virtual
+async def test_an_endless_iterator_over_priorities_works_both() -> None:
+    """And its stop ends all of them."""
+    client = await _pool(4)
+    await client.add_view(View("First/todo", TokenState.TODO, field("first") == True))  # noqa: E712
+    views = ["First/todo", "Monitor/todo"]
+    inner = PrioritizedViewIterator(client.fork(), views=views, environment=virtual_environment())
+    report = await _actor(EndlessViewIterator(inner), _process).run(workers=2, max_total_time=60)
+    assert report.done == 4
+
+
+@virtual
+async def test_cleanup_env_has_all_the_time_it_takes_after_a_normal_end() -> None:
+    """Copying the results away may take longer than the grace period of a signal."""
+    client = await _pool(1)
+    calls: list[str] = []
+
+    async def cleanup_env(_self: Any) -> None:
+        await anyio.sleep(100)
+        calls.append("cleaned")
+
+    await _actor(pilot(client), _process, cleanup_env=cleanup_env).run(workers=1, grace=20)
+    assert calls == ["cleaned"]
+
+
+# Beats and outcomes. ------------------------------------------------------------------------------------------------
+
+
+def _leases() -> tuple[Leases, Lease]:
+    leases, document = Leases(), {"_id": "t", "_rev": "2-a"}
+    lease = Lease("t", "claim", stored=document, base=document, refreshed=0.0)
+    leases.attach()
+    leases.add(lease)
+    return leases, lease
+
+
+@virtual
+async def test_an_outcome_waits_for_a_beat_also_after_a_cancelled_wait() -> None:
+    """The committer is cancelled while a beat is under way; whoever writes next waits for that beat as well."""
+    leases, lease = _leases()
+    assert leases.take_due(100.0, 10.0) == [lease]
+    with anyio.move_on_after(1):
+        await leases.begin_settling(lease)
+    with anyio.move_on_after(1) as scope:
+        await leases.begin_settling(lease)
+    assert scope.cancelled_caught
+    leases.beaten(lease, stored={"_id": "t", "_rev": "3-b"})
+    assert await leases.begin_settling(lease)
+
+
+@virtual
+async def test_a_result_is_kept_when_the_answer_to_the_last_beat_broke_off() -> None:
+    """The beat arrived, its connection broke, and the work ended before the next one: still our own lock."""
+    client = await _pool(1)
+    async with pilot(client, lock_timeout=LEASE) as tokens:
+        (token,) = await tokens.claim(1)
+
+        def break_off(documents: Sequence[Mapping[str, Any]]) -> None:
+            (document,) = documents
+            client._pool.documents["t0"].body = encode({k: v for k, v in document.items() if k != "_rev"})
+            client._pool.documents["t0"].rev = "3-beaten"
+            client.faults.before_save = lambda _documents: None
+            raise PoolUnavailableError("reset by peer")
+
+        client.faults.before_save = break_off
+        with anyio.fail_after(LEASE):
+            while (await client.fetch("t0")).rev != "3-beaten":
+                await anyio.sleep(0.1)
+        async with token:
+            token["output"] = "kept"
+        assert tokens.keeper.tally.lost == 0
+    assert ((await client.fetch("t0")).state, (await client.fetch("t0")).output) == ("done", "kept")
