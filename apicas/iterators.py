@@ -147,6 +147,7 @@ class _OwnViewIterator(ViewIterator):
         self._environment: Environment | None = options.pop("environment", None)
         self._options = KeeperOptions(**options)
         self._keeper: Keeper | None = None
+        self._entered = False
         self._waiting = _Waiting()
         self._backoff = Backoff(first=0.05, most=IDLE_POLL)
         self._idle = 0
@@ -163,8 +164,15 @@ class _OwnViewIterator(ViewIterator):
         return self._keeper
 
     async def __aenter__(self) -> Self:
-        keeper = Keeper(self.client, self.modifier, self._options, self._environment)
-        await keeper.__aenter__()
+        if self._entered:
+            raise RuntimeError("this iterator has been entered already: two at once need one each, or an entered one")
+        self._entered = True
+        try:
+            keeper = Keeper(self.client, self.modifier, self._options, self._environment)
+            await keeper.__aenter__()
+        except BaseException:
+            self._entered = False
+            raise
         self._keeper = keeper
         return self
 
@@ -172,7 +180,10 @@ class _OwnViewIterator(ViewIterator):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         keeper, self._keeper = self.keeper, None
-        return await keeper.__aexit__(kind, error, traceback)
+        try:
+            return await keeper.__aexit__(kind, error, traceback)
+        finally:
+            self._entered = False
 
     @override
     async def claim(self, wanted: int = 1) -> list[Token]:

@@ -60,7 +60,7 @@ class Settlement:
     settled: Callable[[Ending], None] | None = None
     """Called when it is written, or known to be lost."""
     event: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it is written, or known to be lost."""
+    """Set when it is written, or known to be lost, or nobody will write it any more: then `ending` is None."""
     ending: Ending | None = None
     fallen_back: bool = False
 
@@ -111,6 +111,11 @@ class Committer:
         self.unwritten += 1
         self._pending.append(settlement)
         self._arrived.set()
+
+    def give_up(self) -> None:
+        """Let nobody wait any longer for what could not be written: nobody will write it."""
+        for settlement in self._pending:
+            settlement.event.set()
 
     async def run(self) -> None:
         """Write what comes, for ever.

@@ -106,6 +106,7 @@ class Keeper:
         async with AsyncExitStack() as stack:
             beat = self._heartbeat.in_thread if self.environment.threads else self._heartbeat.in_task
             await stack.enter_async_context(beat(self.client))
+            stack.callback(self._committer.give_up)
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
             self._leases.attach()
@@ -251,6 +252,8 @@ class Keeper:
             log.warning("token %s: %s: %s", token.id, type(verdict.error).__name__, verdict.error)
         if settlement is not None:
             await settlement.event.wait()
+        if settlement is not None and settlement.ending is None:
+            raise LeaseLostError(f"the outcome of token {token.id} was not written: the iterator was left before")
         if error is None and (settlement is None or settlement.ending is Ending.LOST):
             raise LeaseLostError(f"token {token.id} was taken by somebody else; its outcome was not written")
         return isinstance(verdict, Raised)

@@ -191,6 +191,8 @@ class Pilot:
         self._begun = self._paused = 0.0
         self._before = Tally()
         self._has_stopped_it = False
+        self._preparing = anyio.CancelScope()
+        self._feeding = anyio.CancelScope()
         self._cleaning = anyio.CancelScope()
 
     # The life of a pilot. -----------------------------------------------------------------------------------------
@@ -224,7 +226,8 @@ class Pilot:
             async with anyio.create_task_group() as group:
                 for _ in range(self._workers):
                     group.start_soon(self._work_tokens)
-                await self._feed()
+                with self._feeding:
+                    await self._feed()
                 self._send.close()
             with self._writing:
                 await self._keeper.wait_until_written()
@@ -255,7 +258,8 @@ class Pilot:
         if self._work.cleanup_env is not None:
             stack.push_async_exit(self._clean_up)
         if self._work.prepare_env is not None:
-            await self._work.prepare_env()
+            with self._preparing:
+                await self._work.prepare_env()
 
     async def _clean_up(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
         """Run cleanup_env: with all the time it takes after a normal end, else within the grace period."""
@@ -432,10 +436,13 @@ class Pilot:
         self.stop(reason)
         self._reason = reason
         self._draining.set()
-        self._cleaning.deadline = min(self._cleaning.deadline, anyio.current_time() + self._options.grace)
+        for scope in (self._preparing, self._cleaning):
+            scope.deadline = min(scope.deadline, anyio.current_time() + self._options.grace)
 
     def cut(self) -> None:
         """End all work now, and wait for nothing: what can be handed back is, within the keeper's farewell."""
+        self._preparing.cancel()
+        self._feeding.cancel()
         self._executor.cut()
         self._writing.cancel()
 
@@ -449,6 +456,7 @@ class Pilot:
         await anyio.sleep(self._options.grace)
         if self._executor.running:
             log.warning("%d tokens still run after %g s: cancelled", self._executor.running, self._options.grace)
+        self._feeding.cancel()  # a claim that has no answer yet
         self._executor.cancel()
         await anyio.sleep(self._keeper.options.farewell)
         self._writing.cancel()

@@ -12,7 +12,9 @@ from typing_extensions import override
 
 import apicas
 from apicas._documents import Document, encode
+from apicas._runtime.hooks import Work
 from apicas._runtime.leases import Lease, Leases
+from apicas._runtime.pilot import Pilot, RunOptions
 from apicas.clients.port import SaveResult, SaveStatus, ViewQuery, ViewRow
 from apicas.exceptions import LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
@@ -637,3 +639,91 @@ async def test_a_result_is_kept_when_the_answer_to_the_last_beat_broke_off() -> 
             token["output"] = "kept"
         assert tokens.keeper.tally.lost == 0
     assert ((await client.fetch("t0")).state, (await client.fetch("t0")).output) == ("done", "kept")
+
+
+# Doors that stay shut. ----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_an_iterator_is_entered_once() -> None:
+    """Two runs at once over one that nobody has entered: the second is refused, and does the first no harm."""
+    client = await _pool(3)
+    actor = _actor(pilot(client), _process)
+    async with anyio.create_task_group() as group:
+
+        async def first() -> None:
+            assert (await actor.run(workers=1)).done == 3
+
+        group.start_soon(first)
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="entered already"):
+            async with actor.iterator:
+                pass
+    assert (await client.counts())["done"] == 3
+    await client.upload([{}])
+    assert (await actor.run(workers=1)).done == 1
+
+
+@virtual
+async def test_nobody_waits_for_an_outcome_that_nobody_will_write() -> None:
+    """A task beside the iterator waits for its commit, the store is away, and the iterator is left."""
+    client = await _pool(1)
+    async with pilot(client) as tokens:
+        (token,) = await tokens.claim(1)
+
+        async def settle() -> None:
+            async with token:
+                client.faults.away = True
+
+        task = asyncio.create_task(settle())
+        await anyio.sleep(1)
+    with anyio.fail_after(LEASE), pytest.raises(LeaseLostError, match="not written"):
+        await task
+
+
+@pytest.mark.parametrize("where", ["sample", "save", "prepare_env"])
+@pytest.mark.parametrize("signals", [1, 2])
+@virtual
+async def test_a_signal_ends_a_pilot_that_waits_for_an_answer(where: str, signals: int) -> None:
+    """A claim without an answer, or a prepare_env that hangs, does not outlast the grace period, or a second signal."""
+
+    class Hanging(FaultyClient):
+        async def hang(self, request: str) -> None:
+            if request == where:
+                await anyio.sleep(100 * LEASE)
+
+        @override
+        def fork(self) -> FaultyClient:
+            fork = Hanging(self.faults, now=self._now)
+            fork._pool = self._pool
+            return fork
+
+        @override
+        async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+            await self.hang("sample")
+            return await super().sample(view, limit, place, fresh=fresh)
+
+        @override
+        async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+            results = await super().save(documents)
+            if documents[0].get("lock"):
+                await self.hang("save")
+            return results
+
+    async def prepare_env() -> None:
+        if where == "prepare_env":
+            await anyio.sleep(100 * LEASE)
+
+    client = await _pool(1)
+    hanging = Hanging(client.faults, now=unix_time)
+    hanging._pool = client._pool
+    running = Pilot(pilot(hanging), Work(process=_process, prepare_env=prepare_env), RunOptions(grace=20), 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(running.run)
+        await anyio.sleep(5)
+        start = unix_time()
+        running.drain("SIGTERM")
+        if signals == 2:
+            running.cut()
+    assert unix_time() - start <= (30 if signals == 1 else 10)
+    assert (await client.counts())["todo"] == 1
