@@ -83,6 +83,10 @@ class Condition(ABC):
     def __invert__(self) -> Condition:
         return Not(self)
 
+    def __bool__(self) -> bool:
+        # `a and b`, `not a` and `1 < field < 3` ask for it, and would quietly drop a part of what they say.
+        raise TypeError("conditions are joined with &, | and ~, not with `and`, `or`, `not` or a chain of comparisons")
+
     @abstractmethod
     def matches(self, document: Mapping[str, Any]) -> bool:
         """Whether a document fulfils the condition."""
@@ -128,7 +132,13 @@ class Field:
         return hash(self.path)
 
     def one_of(self, values: Sequence[Scalar]) -> Condition:
-        """Whether the field has one of these values."""
+        """Whether the field has one of these values.
+
+        Raises:
+            ConfigError: the values are a text, whose letters nobody means.
+        """
+        if isinstance(values, str):
+            raise ConfigError(f"one_of takes several values, and {values!r} is one: write [{values!r}]")
         return Either(tuple(Comparison(self.path, "==", value) for value in values))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from functools import reduce
 from operator import and_, or_
 from typing import Any
@@ -186,6 +187,25 @@ def test_a_value_that_some_store_cannot_look_for_is_refused(value: Any) -> None:
 def test_a_path_that_names_no_field_is_refused(path: Any) -> None:
     with pytest.raises(ConfigError, match="named by"):
         _ = field(*path) == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: field("x") > 1 and field("y") == 2,
+        lambda: field("x") > 1 or field("y") == 2,
+        lambda: not field("x") == 1,  # noqa: SIM201 - the mistake that is meant
+        lambda: 1 < field("x") < 3,
+    ],
+)
+def test_a_condition_has_no_truth_that_would_drop_a_part_of_it(write: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match="joined with &"):
+        write()
+
+
+def test_one_of_takes_no_text_for_its_letters() -> None:
+    with pytest.raises(ConfigError, match=r"write \['deep'\]"):
+        field("survey").one_of("deep")
 
 
 def test_an_unknown_comparison_is_refused() -> None:
