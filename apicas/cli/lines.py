@@ -161,7 +161,10 @@ def _json_content(line: bytes) -> Document:
     try:
         value = decode(line)
     except InvalidTokenError as error:
-        hint = "; one JSON value per line: try `jq -c .`" if line.strip() in {b"[", b"{"} else ""
+        # A value over several lines; of an array, one line of each element, not one of the whole.
+        filters = {b"[": "'.[]'", b"{": "."}
+        opening = line.strip()[:1] if line.rstrip().endswith((b"[", b"{", b",")) else b""
+        hint = f"; one JSON value per line: try `jq -c {filters[opening]}`" if opening in filters else ""
         raise InvalidTokenError(f"{error}{hint}") from None
     return value if isinstance(value, dict) else {"input": value}
 

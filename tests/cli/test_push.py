@@ -110,7 +110,9 @@ def test_fields_for_all_and_an_id_from_a_field(apicas: Program) -> None:
 
 BAD_LINES = [
     ("a.jsonl", '{"input": 1}\n\n{"input": \n', 3, "not JSON"),
-    ("a.jsonl", "[\n1\n]\n", 1, "try `jq -c .`"),
+    ("a.jsonl", "[\n1\n]\n", 1, "try `jq -c '.[]'`"),
+    ("a.json", '[{"input": 1},\n{"input": 2}]\n', 1, "try `jq -c '.[]'`"),
+    ("a.json", '{\n"input": 1\n}\n', 1, "try `jq -c .`"),
     ("a.jsonl", '{"input": NaN}', 1, "not JSON"),
     ("a.jsonl", '{"_foo": 1}', 1, "reserved"),
     ("a.jsonl", '{"input": "\\ud800"}', 1, ""),
