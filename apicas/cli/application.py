@@ -66,6 +66,7 @@ application.command(epilog=delete.EPILOG)(delete.delete)
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run one command; see apicas.cli.main."""
+    _open_closed_streams()
     try:
         code = _invoke(arguments)
         sys.stdout.flush()
@@ -74,6 +75,22 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         code = ExitCode.INCOMPLETE
     _leave_stubborn_threads(code)
     return code
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null in the place of standard streams that are closed, as with `>&-` and in some daemons.
+
+    Else the first file or socket that is opened takes the place, and what is printed goes there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            # The processes of commands, too, are to find it open.
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _invoke(arguments: Sequence[str] | None) -> int:

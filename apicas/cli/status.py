@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.parameters import PoolOption
-from apicas.cli.terminal import say, tell
+from apicas.cli.terminal import results, say, tell
 from apicas.tokens import TokenState
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def status(
     if as_json:
         _write_json(address, counts)
     else:
-        _write_table(address, counts)
+        with results():
+            _write_table(address, counts)
+        _advise(counts)
 
 
 async def _count(configuration: Configuration) -> tuple[str, dict[str, int]]:
@@ -71,6 +73,9 @@ def _write_table(address: str, counts: dict[str, int]) -> None:
     width = max(len(f"{number:,}") for number in counts.values())
     for name, number in counts.items():
         console.print(Text(f"  {name:8}{number:>{width},}", style=_style(name, number)))
+
+
+def _advise(counts: dict[str, int]) -> None:
     if not counts["total"]:
         tell("the pool is empty: `apicas push FILE` puts tokens into it")
     elif counts["error"] and not counts["todo"] and not counts["locked"]:

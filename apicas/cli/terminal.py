@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
 from apicas.cli.exits import ExitCode
-from apicas.exceptions import ConfigError
+from apicas.exceptions import ApicasError, ConfigError
 
 # Content of tokens gets into messages. It must neither break lines nor reach the terminal as a command.
 _CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))} | {10: "\\n", 9: "\\t", 13: "\\r"}
@@ -19,9 +21,26 @@ def one_line(text: object) -> str:
     return str(text).translate(_CONTROLS)
 
 
+@contextmanager
+def results() -> Iterator[None]:
+    """Write to standard output inside.
+
+    Raises:
+        ApicasError: it takes no more, as on a full disk.
+        BrokenPipeError: nobody reads on.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ApicasError(f"standard output cannot be written: {error.strerror}") from error
+
+
 def say(text: str) -> None:
     """Write a line of the result."""
-    typer.echo(text)
+    with results():
+        typer.echo(text)
 
 
 def tell(text: object) -> None:

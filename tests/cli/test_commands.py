@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,6 +292,26 @@ def test_an_error_of_the_pool_that_nobody_can_help_is_one_line(
     monkeypatch.setattr(SQLiteClient, "open", fail)
     result = apicas("init")
     assert (result.code, result.error) == (1, "apicas: a disk\\nis full")
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_pilot_works_where_standard_streams_are_closed(apicas: Program, closing: str) -> None:
+    """Else the event loop's first descriptor stands in for one, and uvloop aborts the process."""
+    fill(apicas, todo=2)
+    line = f'"{sys.executable}" -m apicas run -- echo {{input}} {closing}'
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["/bin/sh", "-c", line], cwd=apicas.directory, env=environ, timeout=60, check=True)
+    assert apicas.status()["done"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("run", "--", "true")])
+def test_results_that_cannot_be_written_are_one_line(apicas: Program, command: list[str]) -> None:
+    fill(apicas, todo=2)
+    with Path("/dev/full").open("w") as full:
+        result = apicas.finish(apicas.start(*command, stdout=full))
+    assert result.code == 1
+    assert result.err.splitlines()[0] == "apicas: standard output cannot be written: No space left on device"
 
 
 def test_help_waits_for_no_library_that_it_does_not_need() -> None:
