@@ -87,5 +87,6 @@ async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | 
                 raise
             if attempt == 0:
                 tell(f"{error}; trying again for {left:.0f} s")
-        await anyio.sleep(backoff.delay(attempt, rng))
+        # The last try is at the end, not a whole pause after it.
+        await anyio.sleep(min(backoff.delay(attempt, rng), left))
         attempt += 1

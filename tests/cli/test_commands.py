@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -281,6 +282,23 @@ def test_a_server_that_is_away_is_told_once_and_then_given_up(apicas: Program, m
         "apicas: http://h/db: no connection; trying again for 1 s",
         "apicas: http://h/db: no connection",
     ]
+
+
+def test_the_patience_ends_with_a_try_and_not_a_pause_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    async def fail() -> None:
+        raise PoolUnavailableError("away")
+
+    monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(opening, "anyio", SimpleNamespace(sleep=sleep))
+    with pytest.raises(PoolUnavailableError):
+        asyncio.run(opening.patiently(fail, patience=20.0))
+    assert now == pytest.approx(20.0)
 
 
 def test_an_error_of_the_pool_that_nobody_can_help_is_one_line(
