@@ -54,7 +54,8 @@ class Heartbeat:
         if not due:
             return 0
         try:
-            again = await self._beat(client, due, sent)
+            with anyio.fail_after(self._times.beat_retry):
+                again = await self._beat(client, due, sent)
         except PoolError as error:
             self._say_away(error)
             return len(due)
@@ -69,8 +70,7 @@ class Heartbeat:
         now = client.time()
         documents = [self._modifier.refresh(dict(lease.stored), now) for lease in due]
         unclear: list[tuple[Lease, Document]] = []
-        with anyio.fail_after(self._times.beat_retry):
-            results = await client.save(documents)
+        results = await client.save(documents)
         for lease, document, result in zip(due, documents, results, strict=True):
             if result.written:
                 self._leases.beaten(lease, stored={**document, "_rev": result.rev}, refreshed=sent)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import pytest
 
+from apicas._documents import Document
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.policies import LeaseTimes
@@ -364,3 +367,36 @@ async def test_a_failed_look_starts_the_watch_again() -> None:
             while (await client.fetch("t")).state == "locked":
                 await anyio.sleep(1)
         assert unix_time() - outage_ended >= LEASE * 0.75
+
+
+@virtual
+async def test_an_outcome_does_not_wait_for_a_look_without_an_answer() -> None:
+    """A beat met a conflict, and the look at it hangs: the beat is given up, and the outcome is written."""
+
+    class Hanging(FaultyClient):
+        def fork(self) -> FaultyClient:
+            fork = Hanging(self.faults, now=self._now)
+            fork._pool = self._pool
+            return fork
+
+        async def get(self, ids: Sequence[str]) -> list[Document | None]:
+            if looking:
+                looking.clear()
+                await anyio.sleep(100 * LEASE)
+            return await super().get(ids)
+
+    looking: list[str] = []
+    client = make_pool()
+    await client.upload([{"_id": "t0"}])
+    hanging = Hanging(client.faults, now=unix_time)
+    hanging._pool = client._pool
+    async with pilot(hanging, lock_timeout=LEASE) as tokens:
+        (token,) = await tokens.claim(1)
+        looking.append("the next look")
+        client.faults.lose_requests = 1
+        while looking:
+            await anyio.sleep(0.1)
+        with anyio.fail_after(LEASE):
+            async with token:
+                token["output"] = "kept"
+    assert (await client.fetch("t0")).state == "done"
