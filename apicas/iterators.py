@@ -198,26 +198,25 @@ class _OwnViewIterator(ViewIterator):
 
     async def _claim_from(self, view: str, wanted: int) -> list[Token]:
         """Claim from one view, through contention, until something is won or a fresh look finds nothing."""
-        keeper, fresh, attempt = self.keeper, False, 0
+        keeper, attempt = self.keeper, 0
         while not self._stopped:
-            tokens, claimed = await self._try_claim(view, wanted, fresh=fresh)
+            tokens, claimed = await self._try_claim(view, wanted)
             if tokens:
                 return tokens
-            if fresh and not claimed.contended:
+            if not claimed.contended:
                 self._note_waiting(claimed)
                 return []
-            if fresh:  # rivals were faster: let them get on
-                await self._sleep(keeper.claimer.backoff.delay(attempt, keeper.environment.rng))
-                attempt += 1
-            fresh = True
+            # Rivals were faster: let them get on.
+            await self._sleep(keeper.claimer.backoff.delay(attempt, keeper.environment.rng))
+            attempt += 1
         return []
 
-    async def _try_claim(self, view: str, wanted: int, *, fresh: bool) -> tuple[list[Token], Claimed]:
+    async def _try_claim(self, view: str, wanted: int) -> tuple[list[Token], Claimed]:
         """Try once; while a store that has answered before is away, as often as it takes."""
         attempt = 0
         while not self._stopped:
             try:
-                answer = await self.keeper.claim(view, wanted, fresh=fresh)
+                answer = await self.keeper.claim(view, wanted)
             except PoolUnavailableError as error:
                 if not self._reached:
                     raise  # nothing is held yet, and the address may be wrong

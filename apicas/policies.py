@@ -29,7 +29,7 @@ MAX_CLAIM: Final = 1000
 MAX_WINDOW: Final = 2000
 """Rows of one look at a view."""
 CLAIM_AHEAD_SECONDS: Final = 0.5
-"""Work that may wait, claimed, in a pilot: it hides the round trips to the store. Far more would keep it from idle ones."""
+"""Work that may wait, claimed, in a pilot: it hides the round trips to the store. More would keep it from others."""
 MAX_SCAN_PAGES: Final = 50
 """Windows that one claim reads past tokens it may not have, before it lets go of the store for a while."""
 
@@ -91,6 +91,11 @@ def window_size(wanted: int, spread: int) -> int:
         spread: by how many times the window exceeds the claim; pilots that choose from a wider window meet less.
     """
     return max(1, min(MAX_WINDOW, max(wanted * spread, 32 * spread if spread > 1 else wanted)))
+
+
+def with_slack(wanted: int) -> int:
+    """How many documents to read for a claim of `wanted` tokens: some turn out to be taken, or not yet due."""
+    return wanted + wanted // 8 + 2
 
 
 def choose(candidates: Sequence[T], wanted: int, rng: Random) -> list[T]:

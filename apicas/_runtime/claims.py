@@ -29,6 +29,7 @@ from apicas.policies import (
     may_claim,
     standing,
     window_size,
+    with_slack,
 )
 from apicas.tokens import TokenState, generation_of, not_before, state_of
 
@@ -89,18 +90,20 @@ class Claimer:
         self._unwritable: set[str] = set()
         self.backoff = Backoff(first=0.02, most=2.0)
 
-    async def run_once(self, view: str, wanted: int, *, fresh: bool) -> Claimed:
+    async def run_once(self, view: str, wanted: int) -> Claimed:
         """Try once to claim up to `wanted` tokens of a view.
 
         Args:
             view: the view.
             wanted: tokens; at most MAX_CLAIM are claimed at a time.
-            fresh: wait for the view to have all that was written.
         """
         wanted = min(wanted, MAX_CLAIM)
-        limit = window_size(wanted, self._spread.factor)
+        limit = with_slack(wanted)
+        window = window_size(wanted, self._spread.factor)
         place = self._environment.rng.random()
-        documents = await self._client.sample(view, limit, place, fresh=fresh)
+        # From a stale view half of the rows are of tokens that this very pilot has just claimed; and only a fresh one
+        # can say that there are none.
+        documents = await self._client.sample(view, limit, place, window=window, fresh=True)
         found = self._claimable(documents)
         if not found.documents and found.claimed.next_at is not None and len(documents) >= limit:
             found = await self._behind_the_waiting(view, wanted)

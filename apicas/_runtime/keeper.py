@@ -169,9 +169,9 @@ class Keeper:
         self._on_ending.append(callback)
         return lambda: self._on_ending.remove(callback)
 
-    async def claim(self, view: str, wanted: int, *, fresh: bool) -> tuple[list[Token], Claimed]:
+    async def claim(self, view: str, wanted: int) -> tuple[list[Token], Claimed]:
         """Try once to claim tokens of a view; see Claimer."""
-        claimed = await self.claimer.run_once(view, wanted, fresh=fresh)
+        claimed = await self.claimer.run_once(view, wanted)
         self.tally.claimed += len(claimed.leases)
         return [self._token(lease) for lease in claimed.leases], claimed
 

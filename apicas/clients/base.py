@@ -152,7 +152,9 @@ class PoolClient(ABC):
         """Read rows of a view."""
 
     @abstractmethod
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         """Read documents of a view in no particular order, for a claim."""
 
     @abstractmethod

@@ -166,9 +166,11 @@ class MemoryClient(PoolClient):
             return [ViewRow(None, name, number) for name, number in counts.items()]
         return [ViewRow(None, None, sum(counts.values()))] if counts else []
 
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         """Read documents of a view, beginning at a place and going round."""
-        del fresh  # memory always is
+        del fresh, window  # memory always is fresh, and begins anywhere
         with self._pool.lock:
             definition = self._view(full_name(view))
             ids = self._pool.ids

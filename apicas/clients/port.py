@@ -224,14 +224,17 @@ class Client(Protocol):
         """
         ...
 
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         """Read documents of a view in no particular order, for a claim; check each, and write with its `_rev`.
 
         Args:
             view: the view.
             limit: documents at most.
-            place: a number from 0 up to 1 that says where in the view to begin, where the store can; pilots that
-                begin in different places do not meet.
+            place: a number from 0 up to 1 that says where to begin: pilots that begin in different places do not meet.
+            window: where the store can begin nowhere but at the start of the view, the number of rows from there among
+                which `place` means a place. Rows cost little, documents much.
             fresh: wait until all that was written so far is in the view.
 
         Returns:

@@ -1,5 +1,4 @@
-"""For tests, yours and ours: the conformance suite that every client passes, a client that
-fails on demand, and virtual time."""
+"""For tests, yours and ours: the conformance suite of clients, a client that fails on demand, and virtual time."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class FaultyClient(MemoryClient):
     @override
     def fork(self) -> FaultyClient:
         fork = FaultyClient(self.faults, now=self._now)
-        fork._pool = self._pool  # noqa: SLF001 - a fork shares its pool
+        fork._pool = self._pool
         return fork
 
     def rival(self) -> MemoryClient:
@@ -74,9 +74,11 @@ class FaultyClient(MemoryClient):
         return await super().query(view, query)
 
     @override
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         self._ask("sample")
-        return await super().sample(view, limit, place, fresh=fresh)
+        return await super().sample(view, limit, place, window=window, fresh=fresh)
 
     @override
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:

@@ -55,9 +55,11 @@ class FarClient(FaultyClient):
         return rows
 
     @override
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         await self._travel()
-        documents = await super().sample(view, limit, place, fresh=fresh)
+        documents = await super().sample(view, limit, place, window=window, fresh=fresh)
         await self._travel()
         return documents
 
@@ -243,8 +245,8 @@ class _Failing(FarClient):
         return await self._once(lambda: FarClient.query(self, view, query))
 
     @override
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> Any:
-        return await self._once(lambda: FarClient.sample(self, view, limit, place, fresh=fresh))
+    async def sample(self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False) -> Any:
+        return await self._once(lambda: FarClient.sample(self, view, limit, place, window=window, fresh=fresh))
 
     @override
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> Any:
@@ -699,9 +701,11 @@ async def test_a_signal_ends_a_pilot_that_waits_for_an_answer(where: str, signal
             return fork
 
         @override
-        async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+        async def sample(
+            self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+        ) -> list[Document]:
             await self.hang("sample")
-            return await super().sample(view, limit, place, fresh=fresh)
+            return await super().sample(view, limit, place, window=window, fresh=fresh)
 
         @override
         async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:

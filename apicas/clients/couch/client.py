@@ -270,27 +270,35 @@ class CouchClient(PoolClient):
             raise ViewNotFoundError(f"{self.address} has no view {name}: run `apicas init`")
         return answer.value()
 
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
-        """Read documents of a view from its beginning.
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
+        """Read documents of a view: a stretch of the rows at its beginning, with a place among them.
 
-        The place is of no use here: the keys of Monitor's views are ids, of which nobody knows how they are spread.
+        The keys of Monitor's views are ids, of which nobody knows how they are spread: nobody can begin in the middle.
         """
-        del place
         found: dict[str, Document] = {}
         seen: set[str] = set()
         page: dict[str, Any] = {"reduce": False, **({} if fresh else {"update": "lazy"})}
         while len(found) < limit:
-            page["limit"] = limit - len(found) + (1 if seen else 0)
+            page["limit"] = max(window, limit - len(found)) + (1 if seen else 0)
             rows = (await self._view(view, page, fresh=fresh))["rows"]
             new = [row["id"] for row in rows if row["id"] not in seen]
-            if new:
-                found |= await self._bodies(new)
+            start = int(place * len(new))
+            await self._read_some(new[start:] + new[:start], limit, found)
             if not new or len(rows) < page["limit"]:
                 break
             # Some rows had no document any more: go on. The last row is asked for again, since it may be gone by then.
             seen.update(new)
             page |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"]}
-        return list(found.values())[:limit]
+        return list(found.values())
+
+    async def _read_some(self, ids: Sequence[str], limit: int, found: dict[str, Document]) -> None:
+        """Read documents in their order until `limit` are found, or there are no more."""
+        while ids and len(found) < limit:
+            wanted = limit - len(found)
+            found |= await self._bodies(ids[:wanted])
+            ids = ids[wanted:]
 
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view: one request for all states, and one for each other view."""

@@ -258,9 +258,11 @@ class SQLiteClient(PoolClient):
             return [ViewRow(None, name, number) for name, number in counts.items()]
         return [ViewRow(None, None, sum(counts.values()))] if counts else []
 
-    async def sample(self, view: str, limit: int, place: float, *, fresh: bool = False) -> list[Document]:
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
         """Read documents of a view, beginning at a place and going round."""
-        del fresh  # a file always is
+        del fresh, window  # a file always is fresh, and a claim begins anywhere in it
         read = await self._with_listing(full_name(view), partial(documents.window, place=place, limit=limit))
         return read.decoded()
 
