@@ -19,7 +19,7 @@ from apicas._documents import Document
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveStatus
-from apicas.exceptions import PoolError
+from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.modifiers import TokenModifier
 from apicas.policies import LeaseTimes, Standing, beat_was_applied, standing
 
@@ -101,6 +101,14 @@ class Heartbeat:
                 self._leases.lose(lease)
         return again
 
+    async def _connect(self, client: Client) -> bool:
+        try:
+            await client.open()
+        except PoolUnavailableError as error:
+            self._say_away(error)
+            return False
+        return True
+
     def _say_away(self, error: PoolError) -> None:
         if not self._away:
             self._away = True
@@ -112,8 +120,10 @@ class Heartbeat:
             log.info("heartbeat: the pool answers again")
 
     async def run(self, client: Client) -> None:
-        """Beat for ever."""
+        """Connect, and beat for ever."""
         look = min(self._times.heartbeat / _LOOKS_PER_BEAT, _LONGEST_LOOK)
+        while not await self._connect(client):  # noqa: ASYNC110 - nobody tells when a server is back
+            await anyio.sleep(look)
         while True:
             try:
                 await self.run_once(client)
@@ -124,12 +134,16 @@ class Heartbeat:
     @asynccontextmanager
     async def in_task(self, client: Client) -> AsyncIterator[None]:
         """Beat in a task of the running loop, over a client of its own."""
-        async with client.fork() as own, anyio.create_task_group() as group:
-            group.start_soon(self.run, own)
-            try:
-                yield
-            finally:
-                group.cancel_scope.cancel()
+        own = client.fork()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.run, own)
+                try:
+                    yield
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            await own.aclose()
 
     @asynccontextmanager
     async def in_thread(self, client: Client) -> AsyncIterator[None]:
@@ -171,11 +185,14 @@ class _HeartbeatThread(threading.Thread):
     async def _main(self) -> None:
         stop = asyncio.Event()
         self._inner = (asyncio.get_running_loop(), stop)
-        async with self._client, anyio.create_task_group() as group:
-            group.start_soon(self._heartbeat.run, self._client)
-            if not self._stopping.is_set():
-                await stop.wait()
-            group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._heartbeat.run, self._client)
+                if not self._stopping.is_set():
+                    await stop.wait()
+                group.cancel_scope.cancel()
+        finally:
+            await self._client.aclose()
 
     async def watch(self) -> None:
         """Wait for the end of the thread.

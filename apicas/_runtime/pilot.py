@@ -79,7 +79,8 @@ class RunOptions:
         max_token_time: seconds for one token; what takes longer is a failure.
         max_total_time: seconds after which nothing is claimed any more; what runs is finished.
         max_tokens: tokens worked before the pilot ends.
-        max_scrub: how many times a failed token is tried again; over that it goes to error.
+        max_scrub: how many times a failed token is tried again; over that it goes to error. None for the iterator's,
+            which is 0 unless it was given one.
         stop_function: asked after each token; the pilot ends when it says True. Plain or async.
         stop_arguments: what it is called with.
         grace: seconds that running tokens get to finish after a drain was asked for.
@@ -92,7 +93,7 @@ class RunOptions:
     max_token_time: float | None = None
     max_total_time: float | None = None
     max_tokens: int | None = None
-    max_scrub: int = 0
+    max_scrub: int | None = None
     stop_function: Callable[..., Any] | None = None
     stop_arguments: Mapping[str, Any] = field(default_factory=dict)
     grace: float = 20.0
@@ -109,8 +110,10 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value:g} s; it is more than 0")
-        if self.max_scrub < 0 or self.grace < 0:
-            raise ConfigError("max_scrub and grace are not negative")
+        for name in ("max_scrub", "grace", "claim_ahead"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} is {value:g}; it is not negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +191,7 @@ class Pilot:
         self._rate_of = (0.0, 0)
         self._keeper: Keeper
         self._executor: Executor
+        self._entered = False
         self._begun = self._paused = 0.0
         self._before = Tally()
         self._has_stopped_it = False
@@ -244,7 +248,8 @@ class Pilot:
             self._keeper = self._iterator.keeper
         self._begun = self._keeper.environment.monotonic()
         self._rate_of = (self._begun, 0)
-        self._keeper.limit_scrubs(self._options.max_scrub)
+        if self._options.max_scrub is not None:
+            self._keeper.limit_scrubs(self._options.max_scrub)
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
         self._before = replace(self._keeper.tally)
@@ -253,6 +258,7 @@ class Pilot:
             self._keeper,
             ExecutorOptions(max_token_time=self._options.max_token_time, cleanup_time=self._options.grace),
         )
+        self._entered = True
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
         if self._work.cleanup_env is not None:
@@ -443,7 +449,8 @@ class Pilot:
         """End all work now, and wait for nothing: what can be handed back is, within the keeper's farewell."""
         self._preparing.cancel()
         self._feeding.cancel()
-        self._executor.cut()
+        if self._entered:
+            self._executor.cut()
         self._writing.cancel()
 
     async def _watch_time(self) -> None:

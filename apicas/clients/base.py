@@ -45,7 +45,7 @@ from apicas.exceptions import (
     ViewNotFoundError,
 )
 from apicas.tokens import Token, new_token
-from apicas.views import View
+from apicas.views import MONITOR_VIEWS, OVERVIEW, View
 
 Tokens: TypeAlias = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
@@ -375,7 +375,7 @@ class PoolClient(ABC):
                     return stored
         raise EditConflictError(f"token {document_id!r} changed {EDIT_ATTEMPTS} times while it was being edited")
 
-    async def delete_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
+    async def delete_from_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
         """Delete every token of a view, and answer how many that were.
 
         Args:
@@ -418,6 +418,15 @@ class PoolClient(ABC):
             TokenNotFoundError: there is no such document, or no such attachment.
         """
         return b"".join([chunk async for chunk in self.stream_attachment(document_id, name)])
+
+
+def missing_view(address: str, name: str) -> ViewNotFoundError:
+    """The error for a view that a pool does not have: apicas makes those of Monitor, and users add the others."""
+    ours = name in MONITOR_VIEWS or name == OVERVIEW
+    advice = (
+        "run `apicas init`" if ours else "add_view installs a view; `apicas status` shows the states that there are"
+    )
+    return ViewNotFoundError(f"{address} has no view {name}: {advice}")
 
 
 def _bulks(encoded: Sequence[tuple[int, EncodedDocument]]) -> list[Sequence[tuple[int, EncodedDocument]]]:

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.port import (
     MISSING,
     AttachmentInfo,
@@ -29,7 +29,7 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
-from apicas.exceptions import TokenNotFoundError, ViewNotFoundError
+from apicas.exceptions import TokenNotFoundError
 from apicas.tokens import TokenState, state_of
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View, full_name
 
@@ -140,7 +140,7 @@ class MemoryClient(PoolClient):
         try:
             return self._pool.views[name]
         except KeyError:
-            raise ViewNotFoundError(f"{self.address} has no view {name}: run `apicas init`") from None
+            raise missing_view(self.address, name) from None
 
     def _listed(self, view: View, identifier: str) -> Document | None:
         """The document if the view lists it."""

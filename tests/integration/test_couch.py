@@ -144,6 +144,15 @@ async def test_views_in_javascript(client: CouchClient) -> None:
         await client.add_view("nothing")
 
 
+async def test_a_function_that_does_not_compile_is_refused_with_the_reason(couch: Server, client: CouchClient) -> None:
+    """What the server says of it, in an error of ours."""
+    if couch.password is None:
+        pytest.skip("PouchDB compiles a function when it is first used")
+    await client.setup()
+    with pytest.raises(ConfigError, match=r"refuses the views of Mine: Compilation of the map function in the 'bad'"):
+        await client.add_view("bad", "function (doc) { emit(", design_doc="Mine")
+
+
 async def test_total_without_our_view(client: CouchClient, couch: Server, database: str) -> None:
     """On a pool that only PiCaS has set up, tokens are counted by reading, page by page."""
     await client.setup()

@@ -1,4 +1,4 @@
-"""Real pilot processes on real stores: every token exactly once; what a killed pilot held is worked again, and only that."""
+"""Real pilots on real stores: every token exactly once; what a killed one held is worked again, and only that."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 import apicas
 from apicas.exceptions import AccessDeniedError, ConfigError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
-from apicas.testing import FaultyClient, unix_time
+from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token, TokenState, annex
 from apicas.views import View, field
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -729,8 +729,6 @@ async def test_priorities_are_strict() -> None:
     await client.upload([{"_id": f"t{n}", "urgent": n % 3 == 0} for n in range(12)])
     await client.add_view(View("Urgent/todo", TokenState.TODO, field("urgent") == True))  # noqa: E712
     views = ["Urgent/todo", "Monitor/todo"]
-    from apicas.testing import virtual_environment
-
     async with PrioritizedViewIterator(client, views=views, environment=virtual_environment()) as tokens:
         order = []
         async for token in tokens:
@@ -790,13 +788,11 @@ async def test_pilots_share_a_pool_without_working_anything_twice() -> None:
     worked: list[str] = []
 
     async def run(name: str) -> None:
-        from apicas.testing import virtual_environment
-
         async def process(token: Token) -> None:
             await anyio.sleep(0.5)
             worked.append(token.id)
 
-        tokens = pilot(client, environment=virtual_environment(name, seed=hash(name) % 1000))
+        tokens = pilot(client, environment=virtual_environment(name, seed=int(name[-1])))
         await _actor(tokens, process).run(workers=4)
 
     async with anyio.create_task_group() as group:
@@ -868,3 +864,61 @@ async def test_a_second_signal_waits_for_no_cleanup() -> None:
         running.cut()
     assert unix_time() - start <= 2
     assert (await client.fetch("t")).state == "todo"
+
+
+@virtual
+async def test_the_iterators_max_scrub_stands_unless_run_is_given_one() -> None:
+    """run() without max_scrub does not set back what the iterator was given."""
+    client = make_pool()
+    await client.upload([{}])
+
+    async def process(token: Token) -> None:
+        raise OSError("flaky")
+
+    async with pilot(client, max_scrub=2) as tokens:
+        report = await _actor(tokens, process).run(workers=1)
+    assert (report.scrubbed, report.failed) == (2, 1)
+
+
+@virtual
+async def test_a_second_signal_may_come_before_anything_else() -> None:
+    """Even before the pilot has entered its iterator."""
+    from apicas._runtime.hooks import Work
+    from apicas._runtime.pilot import Pilot, RunOptions
+
+    client = make_pool()
+    await client.upload([{}])
+    early = Pilot(pilot(client), Work(process=returns), RunOptions(), 1)
+    early.drain("SIGTERM")
+    early.cut()
+    report = await early.run()
+    assert (report.done, report.reason) == (0, "SIGTERM")
+    assert (await client.counts())["todo"] == 1
+
+
+@virtual
+async def test_a_heartbeat_that_finds_no_pool_at_first_keeps_trying() -> None:
+    """The server is restarted in the moment in which the heartbeat connects: no reason to end."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    tries = 0
+
+    class Absent(FaultyClient):
+        async def open(self) -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise PoolUnavailableError("not yet")
+
+        def fork(self) -> FaultyClient:
+            return self
+
+    absent = Absent(now=unix_time)
+    absent._pool = client._pool
+    async with BasicViewIterator(absent, environment=virtual_environment()) as tokens:
+        (token,) = await tokens.claim(1)
+        await anyio.sleep(LEASE)
+        assert (await client.fetch("t"))["lock"] > token["lock"]
+        async with token:
+            pass
+    assert tries == 4

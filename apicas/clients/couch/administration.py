@@ -99,6 +99,10 @@ class Administration:
                 await self._transport.pause(look)
             except NotFoundError as error:
                 raise self._missing() from error
+            except BadRequestError as error:
+                # aiocouch's own message leaves out why, as where a function does not compile.
+                reason = " ".join(str(getattr(error.__cause__, "reason", None) or error).split())
+                raise ConfigError(f"{self._transport.address} refuses the views of {design}: {reason}") from error
             else:
                 return True
         return False

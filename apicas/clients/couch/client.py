@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 from yarl import URL
 
 from apicas._documents import Document, check_id, encode
-from apicas.clients.base import EncodedDocument, PoolClient
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.couch import answers, designs
 from apicas.clients.couch.administration import Administration
 from apicas.clients.couch.attachments import Attachments
@@ -267,7 +267,7 @@ class CouchClient(PoolClient):
         timeout = self._options.index_timeout if fresh else None
         answer = await self._transport.ask("POST", path, encode(parameters), timeout=timeout)
         if answer.status == 404:
-            raise ViewNotFoundError(f"{self.address} has no view {name}: run `apicas init`")
+            raise missing_view(self.address, name)
         return answer.value()
 
     async def sample(

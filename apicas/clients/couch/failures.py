@@ -87,5 +87,7 @@ def _reason(error: Exception) -> str:
     """One line that says what happened; aiohttp's own text is at times empty, and at times several lines."""
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.splitlines()[0]
     text = str(error) or type(error).__name__
     return text.splitlines()[0]

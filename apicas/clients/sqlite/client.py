@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from apicas._documents import MAX_DOCUMENT_BYTES, Document, decode
-from apicas.clients.base import EncodedDocument, PoolClient
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.port import (
     AttachmentInfo,
     SaveResult,
@@ -48,7 +48,7 @@ from apicas.clients.sqlite.listings import (
 from apicas.clients.sqlite.schema import RUN, SPOTS, PoolFile, Synchronous
 from apicas.clients.sqlite.sharing import OPEN_FILES
 from apicas.clients.sqlite.thread import ConnectionThread
-from apicas.exceptions import ConfigError, PoolError, TokenNotFoundError, ViewNotFoundError
+from apicas.exceptions import ConfigError, PoolError, TokenNotFoundError
 from apicas.views import OVERVIEW, STATES, View, full_name
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ class SQLiteClient(PoolClient):
         def run(connection: sqlite3.Connection) -> T:
             listing = find_listing(connection, name)
             if listing is None:
-                raise ViewNotFoundError(f"{address} has no view {name}: run `apicas init`")
+                raise missing_view(address, name)
             return operation(connection, listing)
 
         thread = self._opened()
