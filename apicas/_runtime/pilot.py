@@ -22,7 +22,7 @@ from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.keeper import Keeper, Tally
 from apicas._runtime.outcomes import Cut, Raised, Verdict, describe, only_leaf
-from apicas.exceptions import ConfigError, Decision
+from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import Backoff, claim_ahead
 from apicas.tokens import Token
 
@@ -400,7 +400,7 @@ class Pilot:
 
     async def _work_one(self, token: Token) -> None:
         verdict = await self._executor.run(token)
-        if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
+        if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
             log.warning("token %s: %s", token.id, describe(verdict.error))
         self._give_back(token, verdict)
         self._ended += 1

@@ -143,10 +143,10 @@ class Reaper:
         (result,) = await self._client.save([reclaimed])
         if result.written:
             log.warning(
-                "reclaimed token %s from %s, silent since %s",
+                "reclaimed token %s from %s, last seen alive %s",
                 document["_id"],
                 _owner(document),
-                document.get("lock"),
+                _age(document, now),
             )
         return result.written
 
@@ -167,6 +167,11 @@ class Reaper:
 def _next_key(key: Any) -> Any:
     """The smallest key after this one, so that a page begins behind the one before."""
     return f"{key}\x00" if isinstance(key, str) else key
+
+
+def _age(document: Mapping[str, Any], now: float) -> str:
+    lock = document.get("lock")
+    return f"{max(0, int(now - lock))} s ago" if isinstance(lock, int) else "nobody knows when"
 
 
 def _owner(document: Mapping[str, Any]) -> str:
