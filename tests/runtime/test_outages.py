@@ -1,0 +1,356 @@
+"""Lost leases, lost answers, and a store that is away: every token is done once, and no result is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from typing_extensions import override
+
+import apicas
+from apicas._documents import encode
+from apicas._runtime.leases import Lease, Leases
+from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
+from apicas.exceptions import AccessDeniedError, LeaseLostError, PoolUnavailableError
+from apicas.iterators import BasicViewIterator
+from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
+from apicas.tokens import Token
+from tests.runtime.acting import TOKENS, FarClient, filled, returns, work
+from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
+
+
+@virtual
+async def test_a_lost_token_is_stopped_and_counted() -> None:
+    """Its work is cancelled at the next beat, and its slot goes to the next token."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    cancelled: list[str] = []
+    started = anyio.Event()
+
+    async def process(token: Token) -> None:
+        started.set()
+        try:
+            await anyio.sleep(10 * LEASE)
+        except BaseException:
+            cancelled.append(token.id)
+            raise
+
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            report = await work(client, process, max_tokens=1)
+            assert (report.lost, report.done) == (1, 0)
+
+        group.start_soon(run)
+        await started.wait()
+        await client.rival().delete([(await client.fetch("t")).document])
+    assert cancelled == ["t"]
+
+
+@virtual
+async def test_claims_wait_for_an_absent_store() -> None:
+    """A pilot that has begun outlives a restart of the server, however long that takes."""
+    client = make_pool()
+    await client.upload([{} for _ in range(8)])
+    seen: list[str] = []
+
+    async def process(token: Token) -> None:
+        seen.append(token.id)
+        client.faults.away = len(seen) == 2
+        await anyio.sleep(30)
+
+    async def come_back() -> None:
+        await anyio.sleep(3600)
+        client.faults.away = False
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(come_back)
+        report = await work(client, process, workers=1)
+    assert (report.done, report.lost, len(seen)) == (8, 0, 8)
+    assert report.seconds > 3600
+
+
+@virtual
+async def test_outcomes_wait_for_an_absent_store() -> None:
+    """The work goes on with what is held; what it came to is written when the store is back."""
+    client = make_pool()
+    await client.upload([{} for _ in range(8)])
+
+    async def process(token: Token) -> str:
+        client.faults.away = True
+        await anyio.sleep(30)
+        return "kept"
+
+    async def come_back() -> None:
+        await anyio.sleep(3600)
+        client.faults.away = False
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(come_back)
+        report = await work(client, process, workers=8, max_tokens=8)
+    assert (report.done, report.lost) == (8, 0)
+    assert 3600 <= report.seconds <= 3610
+    assert {row.document["output"] for row in await client.view("done", include_docs=True) if row.document} == {"kept"}
+
+
+@virtual
+async def test_a_commit_whose_answer_got_lost_is_recognised() -> None:
+    """Carried out: not written twice, not called lost. Not carried out: written."""
+    client = make_pool()
+    await client.upload([{"_id": "a"}, {"_id": "b"}])
+
+    async def process(token: Token) -> str:
+        if token.id == "a":
+            client.faults.lose_answers = 1
+        else:
+            client.faults.lose_requests = 1
+        return token.id
+
+    report = await work(client, process, workers=1)
+    assert (report.done, report.lost) == (2, 0)
+    assert (await client.fetch("a"))["_rev"].startswith("3-")
+    assert (await client.fetch("b"))["_rev"].startswith("3-")
+
+
+@virtual
+async def test_a_claim_whose_answer_got_lost_is_recognised() -> None:
+    """A lock that was written is kept: no token waits a lease for nothing."""
+    client = make_pool()
+    await client.upload([{"_id": "a"}])
+    async with pilot(client) as tokens:
+        client.faults.lose_answers = 1
+        (token,) = await tokens.claim(1)
+        client.faults.lose_requests = 1
+        async with token:
+            pass
+    assert (await client.fetch("a")).generation == 1
+
+
+@virtual
+async def test_refused_access_ends_the_pilot() -> None:
+    """At once, with the error itself and no retry."""
+    client = make_pool()
+    await client.upload([{}])
+
+    async def process(token: Token) -> None:
+        def refuse(documents: Any) -> None:
+            raise AccessDeniedError("no longer a member")
+
+        client.faults.before_save = refuse
+
+    with pytest.raises(AccessDeniedError):
+        await work(client, process)
+
+
+@virtual
+async def test_an_absent_store_at_the_start_is_an_error() -> None:
+    """Nothing is held: the caller hears of it."""
+    client = make_pool()
+    client.faults.away = True
+    with pytest.raises(PoolUnavailableError):
+        await work(client, returns)
+
+
+@virtual
+async def test_a_heartbeat_that_finds_no_pool_at_first_keeps_trying() -> None:
+    """The server is restarted in the moment in which the heartbeat connects: no reason to end."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    tries = 0
+
+    class Absent(FaultyClient):
+        async def open(self) -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 4:
+                raise PoolUnavailableError("not yet")
+
+        def fork(self) -> FaultyClient:
+            return self
+
+    absent = Absent(now=unix_time)
+    absent._pool = client._pool
+    async with BasicViewIterator(absent, environment=virtual_environment()) as tokens:
+        (token,) = await tokens.claim(1)
+        await anyio.sleep(LEASE)
+        assert (await client.fetch("t"))["lock"] > token["lock"]
+        async with token:
+            pass
+    assert tries == 4
+
+
+class _Failing(FarClient):
+    """A pool in which the k-th request of all fails, once.
+
+    Args:
+        number: which; counted over a client and its forks.
+        how: `down` (refused), `after` (carried out, and then the connection breaks), `answer` (carried out, answered
+            with unknown), `request` (not carried out, answered with unknown).
+    """
+
+    def __init__(self, number: int, how: str, count: list[int] | None = None, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.number, self.how = number, how
+        self.count = [0] if count is None else count
+        self.written: dict[str, int] = {}
+
+    @override
+    def fork(self) -> _Failing:
+        fork = _Failing(self.number, self.how, self.count, faults=self.faults, now=self._now)
+        fork._pool, fork.written = self._pool, self.written
+        return fork
+
+    async def _once(self, request: Callable[[], Awaitable[Any]], rows: int | None = None) -> Any:
+        number, self.count[0] = self.count[0], self.count[0] + 1
+        if number != self.number:
+            return await request()
+        if self.how == "down" or (self.how == "request" and rows is None):
+            raise PoolUnavailableError("told to")
+        if self.how != "request":
+            await request()
+        if self.how == "after" or rows is None:
+            raise PoolUnavailableError("told to, afterwards")
+        return [SaveResult(SaveStatus.UNKNOWN)] * rows
+
+    @override
+    async def get(self, ids: Sequence[str]) -> Any:
+        return await self._once(lambda: FarClient.get(self, ids))
+
+    @override
+    async def query(self, view: str, query: ViewQuery) -> Any:
+        return await self._once(lambda: FarClient.query(self, view, query))
+
+    @override
+    async def sample(self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False) -> Any:
+        return await self._once(lambda: FarClient.sample(self, view, limit, place, window=window, fresh=fresh))
+
+    @override
+    async def save(self, documents: Sequence[Mapping[str, Any]]) -> Any:
+        return await self._once(lambda: self._counted(documents), len(documents))
+
+    async def _counted(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        results = await FarClient.save(self, documents)
+        for document, result in zip(documents, results, strict=True):
+            if result.written and document.get("done"):
+                self.written[document["_id"]] = self.written.get(document["_id"], 0) + 1
+        return results
+
+
+async def _run_and_fail(number: int, how: str) -> bool:
+    """Whether there was a request of that number; what is left is checked."""
+    good = FarClient(Faults(), now=unix_time)
+    await good.upload([{"_id": f"t{n}"} for n in range(TOKENS)])
+    client = _Failing(number, how, now=unix_time)
+    client._pool = good._pool
+    worked: dict[str, int] = {}
+
+    async def process(token: Token) -> str:
+        worked[token.id] = worked.get(token.id, 0) + 1
+        await anyio.sleep(LEASE / 2 if token.id == "t2" else 0.03)
+        return "worked"
+
+    class Actor(apicas.RunActor):
+        process_token = staticmethod(process)
+
+    start = unix_time()
+    try:
+        with anyio.fail_after(20 * LEASE):
+            report = await Actor(pilot(client)).run(workers=2)
+    except PoolUnavailableError:
+        assert not worked  # the first request of all: the address may be wrong
+        assert (await good.counts())["todo"] == TOKENS
+        return True
+    hit = client.count[0] > number
+    assert (await good.counts())["done"] == TOKENS
+    assert client.written == {f"t{n}": 1 for n in range(TOKENS)}
+    assert worked == {f"t{n}": 1 for n in range(TOKENS)}
+    assert (report.done, report.failed, report.scrubbed, report.lost, report.held) == (TOKENS, 0, 0, 0, 0)
+    assert report.claimed == TOKENS + report.released
+    assert unix_time() - start < LEASE
+    for n in range(TOKENS):
+        assert (await good.fetch(f"t{n}")).crashes == 0
+    return hit
+
+
+@pytest.mark.parametrize("how", ["down", "after", "answer", "request"])
+@virtual
+async def test_whichever_request_fails_every_token_is_done_once(how: str) -> None:
+    """Refused, lost on the way there, or on the way back: none is lost, none is done twice, none waits for a lease."""
+    failures: dict[int, str] = {}
+    number = 0
+    while True:
+        try:
+            if not await _run_and_fail(number, how):
+                break
+        except Exception as error:  # noqa: BLE001 - as above
+            failures[number] = f"{type(error).__name__}: {error}"[:300]
+        number += 1
+        assert number < 300
+    assert not failures, f"{len(failures)} of {number} requests: {failures}"
+    assert number > 10
+
+
+def _leases() -> tuple[Leases, Lease]:
+    leases, document = Leases(), {"_id": "t", "_rev": "2-a"}
+    lease = Lease("t", "claim", stored=document, base=document, refreshed=0.0)
+    leases.attach()
+    leases.add(lease)
+    return leases, lease
+
+
+@virtual
+async def test_an_outcome_waits_for_a_beat_also_after_a_cancelled_wait() -> None:
+    """The committer is cancelled while a beat is under way; whoever writes next waits for that beat as well."""
+    leases, lease = _leases()
+    assert leases.take_due(100.0, 10.0) == [lease]
+    with anyio.move_on_after(1):
+        await leases.begin_settling(lease)
+    with anyio.move_on_after(1) as scope:
+        await leases.begin_settling(lease)
+    assert scope.cancelled_caught
+    leases.beaten(lease, stored={"_id": "t", "_rev": "3-b"})
+    assert await leases.begin_settling(lease)
+
+
+@virtual
+async def test_a_result_is_kept_when_the_answer_to_the_last_beat_broke_off() -> None:
+    """The beat arrived, its connection broke, and the work ended before the next one: still our own lock."""
+    client = await filled(1)
+    async with pilot(client, lock_timeout=LEASE) as tokens:
+        (token,) = await tokens.claim(1)
+
+        def break_off(documents: Sequence[Mapping[str, Any]]) -> None:
+            (document,) = documents
+            client._pool.documents["t0"].body = encode({k: v for k, v in document.items() if k != "_rev"})
+            client._pool.documents["t0"].rev = "3-beaten"
+            client.faults.before_save = lambda _documents: None
+            raise PoolUnavailableError("reset by peer")
+
+        client.faults.before_save = break_off
+        with anyio.fail_after(LEASE):
+            while (await client.fetch("t0")).rev != "3-beaten":
+                await anyio.sleep(0.1)
+        async with token:
+            token["output"] = "kept"
+        assert tokens.keeper.tally.lost == 0
+    assert ((await client.fetch("t0")).state, (await client.fetch("t0")).output) == ("done", "kept")
+
+
+@virtual
+async def test_nobody_waits_for_an_outcome_that_nobody_will_write() -> None:
+    """A task beside the iterator waits for its commit, the store is away, and the iterator is left."""
+    client = await filled(1)
+    async with pilot(client) as tokens:
+        (token,) = await tokens.claim(1)
+
+        async def settle() -> None:
+            async with token:
+                client.faults.away = True
+
+        task = asyncio.create_task(settle())
+        await anyio.sleep(1)
+    with anyio.fail_after(LEASE), pytest.raises(LeaseLostError, match="not written"):
+        await task
