@@ -15,6 +15,8 @@ from apicas.testing import FaultyClient
 from apicas.tokens import Token
 from tests.runtime.virtual import make_pool, pilot
 
+TOKENS = 3
+
 
 async def only(client: FaultyClient) -> Token:
     """The one token of a pool."""
@@ -91,21 +93,21 @@ class FarClient(FaultyClient):
         return results
 
 
-async def filled(tokens: int = 3) -> FaultyClient:
+async def filled(tokens: int = TOKENS) -> FaultyClient:
     client = make_pool()
     await client.upload([{"_id": f"t{n}"} for n in range(tokens)])
     return client
 
 
-TOKENS = 3
-
-
-async def counted(token: Token) -> str:
+async def retried_once(token: Token) -> str:
+    """Work that asks for a second try of one token."""
     await anyio.sleep(0.03)
     if token["_id"] == "t1" and not token.scrub_count:
         raise apicas.Retry("once more")
     return "worked"
 
 
-class CountingActor(apicas.RunActor):
-    process_token = staticmethod(counted)
+class RetryingActor(apicas.RunActor):
+    """An actor of that work."""
+
+    process_token = staticmethod(retried_once)

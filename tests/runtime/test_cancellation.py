@@ -13,7 +13,7 @@ import apicas
 from apicas.testing import Faults, FaultyClient, unix_time
 from apicas.testing.virtual import VirtualTimeLoop
 from apicas.tokens import Token, claim_of
-from tests.runtime.acting import TOKENS, CountingActor, FarClient, acting, counted, filled, work
+from tests.runtime.acting import TOKENS, FarClient, RetryingActor, acting, filled, retried_once, work
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
@@ -39,13 +39,13 @@ class SteppingLoop(VirtualTimeLoop):
 
 async def _own(client: FaultyClient, reports: list[apicas.Report]) -> None:
     """The pilot enters the iterator."""
-    reports.append(await CountingActor(pilot(client, lock_timeout=LEASE)).run(workers=2))
+    reports.append(await RetryingActor(pilot(client, lock_timeout=LEASE)).run(workers=2))
 
 
 async def _entered(client: FaultyClient, reports: list[apicas.Report]) -> None:
     """The user has entered it."""
     async with pilot(client, lock_timeout=LEASE) as tokens:
-        reports.append(await CountingActor(tokens).run(workers=2))
+        reports.append(await RetryingActor(tokens).run(workers=2))
 
 
 async def _by_hand(client: FaultyClient, _reports: list[apicas.Report]) -> None:
@@ -53,7 +53,7 @@ async def _by_hand(client: FaultyClient, _reports: list[apicas.Report]) -> None:
     async with pilot(client, lock_timeout=LEASE) as tokens:
         async for token in tokens:
             async with token:
-                token["output"] = await counted(token)
+                token["output"] = await retried_once(token)
 
 
 def _cancel_task(task: asyncio.Task[None], _scope: anyio.CancelScope) -> None:
@@ -195,7 +195,7 @@ async def test_an_error_of_a_run_is_plain_also_inside_the_iterator() -> None:
 
     async with pilot(client) as tokens:
         with pytest.raises(ZeroDivisionError):
-            await acting(tokens, counted).run(workers=2, stop_function=stop)
+            await acting(tokens, retried_once).run(workers=2, stop_function=stop)
 
 
 @virtual
