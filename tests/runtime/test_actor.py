@@ -13,7 +13,7 @@ from apicas.exceptions import ConfigError
 from apicas.iterators import BasicViewIterator
 from apicas.testing import FaultyClient
 from apicas.tokens import Token
-from tests.runtime.acting import acting, counted, filled, only
+from tests.runtime.acting import acting, filled, only, retried_once
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
@@ -146,7 +146,7 @@ async def test_an_actor_needs_process_token() -> None:
 async def test_an_actor_runs_twice() -> None:
     """The second run finds what was left, or came since; its report is of its own tokens."""
     client = await filled(4)
-    actor = acting(pilot(client), counted)
+    actor = acting(pilot(client), retried_once)
     assert (await actor.run(workers=1, max_tokens=1)).done == 1
     assert (await actor.run(workers=1)).done == 3
     await client.upload([{}])
@@ -158,7 +158,7 @@ async def test_an_actor_runs_twice_in_one_open_iterator() -> None:
     """The same where the user has entered it."""
     client = await filled(4)
     async with pilot(client) as tokens:
-        actor = acting(tokens, counted)
+        actor = acting(tokens, retried_once)
         assert (await actor.run(workers=1, max_tokens=1)).done == 1
         report = await actor.run(workers=1)
         assert (report.done, report.claimed, report.reason) == (3, report.scrubbed + 3, "no more tokens")
@@ -193,7 +193,7 @@ async def test_a_run_does_not_wait_for_a_token_in_the_users_hands() -> None:
     async with pilot(client) as tokens:
         (token,) = await tokens.claim(1)
         with anyio.fail_after(10 * LEASE):
-            assert (await acting(tokens, counted).run(workers=1)).done == 2
+            assert (await acting(tokens, retried_once).run(workers=1)).done == 2
         async with token:
             pass
 
@@ -208,5 +208,5 @@ async def test_cleanup_env_has_all_the_time_it_takes_after_a_normal_end() -> Non
         await anyio.sleep(100)
         calls.append("cleaned")
 
-    await acting(pilot(client), counted, cleanup_env=cleanup_env).run(workers=1, grace=20)
+    await acting(pilot(client), retried_once, cleanup_env=cleanup_env).run(workers=1, grace=20)
     assert calls == ["cleaned"]

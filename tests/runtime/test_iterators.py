@@ -12,7 +12,7 @@ from apicas.iterators import EndlessViewIterator, PrioritizedViewIterator
 from apicas.testing import unix_time, virtual_environment
 from apicas.tokens import Token, TokenState
 from apicas.views import View, field
-from tests.runtime.acting import acting, counted, filled
+from tests.runtime.acting import acting, filled, retried_once
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
@@ -41,7 +41,7 @@ async def test_an_iterator_has_to_be_entered() -> None:
 async def test_an_iterator_is_entered_once() -> None:
     """Two runs at once over one that nobody has entered: the second is refused, and does the first no harm."""
     client = await filled(3)
-    actor = acting(pilot(client), counted)
+    actor = acting(pilot(client), retried_once)
     async with anyio.create_task_group() as group:
 
         async def first() -> None:
@@ -114,7 +114,7 @@ async def test_an_endless_iterator_over_priorities_works_both() -> None:
     await client.add_view(View("First/todo", TokenState.TODO, field("first") == True))  # noqa: E712
     views = ["First/todo", "Monitor/todo"]
     inner = PrioritizedViewIterator(client.fork(), views=views, environment=virtual_environment())
-    report = await acting(EndlessViewIterator(inner), counted).run(workers=2, max_total_time=60)
+    report = await acting(EndlessViewIterator(inner), retried_once).run(workers=2, max_total_time=60)
     assert report.done == 4
 
 

@@ -17,7 +17,7 @@ from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError
 from apicas.testing import FaultyClient, unix_time
 from apicas.tokens import Token
-from tests.runtime.acting import counted, filled, only, returns, work
+from tests.runtime.acting import filled, only, retried_once, returns, work
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
@@ -287,7 +287,7 @@ async def test_a_signal_ends_a_pilot_that_waits_for_an_answer(where: str, signal
     client = await filled(1)
     hanging = Hanging(client.faults, now=unix_time)
     hanging._pool = client._pool
-    running = Pilot(pilot(hanging), Work(process=counted, prepare_env=prepare_env), RunOptions(grace=20), 1)
+    running = Pilot(pilot(hanging), Work(process=retried_once, prepare_env=prepare_env), RunOptions(grace=20), 1)
     async with anyio.create_task_group() as group:
         group.start_soon(running.run)
         await anyio.sleep(5)
