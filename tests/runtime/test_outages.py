@@ -186,7 +186,7 @@ class _Failing(FarClient):
     """A pool in which the k-th request of all fails, once.
 
     Args:
-        number: which; retried_once over a client and its forks.
+        number: which; counted over a client and its forks.
         how: `down` (refused), `after` (carried out, and then the connection breaks), `answer` (carried out, answered
             with unknown), `request` (not carried out, answered with unknown).
     """
