@@ -345,3 +345,38 @@ async def test_old_work_does_not_settle_a_new_claim_of_its_own_pilot() -> None:
         async with new:
             new["output"] = "new"
     assert (await client.fetch("t0")).output == "new"
+
+
+ODD_TOKENS: list[dict[str, Any]] = [
+    {"lock": "0", "done": False},
+    {"lock": [], "done": " "},
+    {"scrub_count": "x"},
+    {"scrub_count": None, "error": "text"},
+    {"error": {"not": "a list"}, "exit_code": {"odd": True}},
+    {"hostname": 5, "apicas": "mine", "slurm_job_id": []},
+    {"apicas": {"generation": "x", "crashes": -1, "not_before": "soon", "history": 7, "claim": 1}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_TOKENS, ids=str)
+@pytest.mark.parametrize("fails", [False, True])
+@virtual
+async def test_a_token_with_fields_of_odd_types_is_worked(odd: dict[str, Any], fails: bool) -> None:
+    """The view says todo, so it is worked, tried again and written back with the fields as they should be."""
+    client = make_pool()
+    document = {"_id": "t", "type": "token", "lock": 0, "done": 0, **odd}
+    assert (await client.save([document]))[0].written
+
+    async def process(token: Token) -> None:
+        if fails:
+            raise ValueError("broken")
+
+    report = await work(client, process, max_scrub=1)
+    assert (report.done, report.scrubbed, report.failed) == ((0, 1, 1) if fails else (1, 0, 0))
+    token = await client.fetch("t")
+    assert token.state == ("error" if fails else "done")
+    assert (token["scrub_count"], len(token["error"])) == ((1, 2) if fails else (0, 0))
+    assert all(type(token[name]) is int for name in ("lock", "done", "exit_code"))
+    assert isinstance(token["hostname"], str)
+    assert isinstance(token["apicas"], dict)
+    assert "slurm_job_id" not in token
