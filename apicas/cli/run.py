@@ -28,6 +28,7 @@ Examples:
   apicas run survey:reduce_image --max-total-time 11h --max-scrub 2
   apicas run --workers 8 -- ./process_task.sh {input}
   apicas run --shell -- 'gzip -c {input} > {input}.gz'
+  apicas run -- sh -c {input}      # the input is itself a command line
   apicas run work:Actor --view Urgent/todo --view todo --endless
 """
 

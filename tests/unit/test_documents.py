@@ -98,7 +98,8 @@ def test_an_integer_that_couchdb_cannot_read_is_refused(sign: int) -> None:
 
 def test_digits_in_a_text_are_no_integer() -> None:
     """As in a log that holds JSON."""
-    encode_document({"_id": "a", "output": f'{{"n":{"1" * 400},"m":[{"1" * 400}]}}', "1" * 400: "9" * 400})
+    document = {"_id": "a", "output": f'{{"n":{"1" * 400},"m":[{"1" * 400}]}}', "1" * 400: "9" * 400}
+    assert decode(encode_document(document)) == document
 
 
 def test_only_json_counts_towards_the_size() -> None:
@@ -151,7 +152,8 @@ def test_an_odd_attachment_is_refused(attachment: Any, reason: str) -> None:
     "attachments", [None, {}, {"log": {"data": DATA}}, {"log": {"stub": True}}, {"a b.txt": {"data": ""}}]
 )
 def test_good_attachments_pass(attachments: Any) -> None:
-    encode_document({"_id": "a", "_attachments": attachments})
+    document = {"_id": "a", "_attachments": attachments}
+    assert decode(encode_document(document)) == document
 
 
 @pytest.mark.parametrize(
