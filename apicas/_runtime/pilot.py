@@ -192,7 +192,7 @@ class Pilot:
         self._keeper: Keeper
         self._executor: Executor
         self._entered = False
-        self._begun = self._paused = 0.0
+        self._begun = 0.0
         self._before = Tally()
         self._has_stopped_it = False
         self._preparing = anyio.CancelScope()
