@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
-from apicas.modifiers import CLAIM_FIELDS, JOB_ID_FIELDS
+from apicas.modifiers import JOB_ID_FIELDS
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, annex, claim_of, is_foreign_lock, not_before, state_of
 
 if TYPE_CHECKING:
@@ -314,8 +314,3 @@ def _merge_attachments(base: Mapping[str, Any], ours: Mapping[str, Any], theirs:
 
 def _is_stub(attachment: Any) -> bool:
     return isinstance(attachment, Mapping) and attachment.get("stub") is True
-
-
-def without_claim(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The `apicas` sub-object without what belongs to a claim, as people are shown it."""
-    return {name: value for name, value in annex(document).items() if name not in CLAIM_FIELDS}

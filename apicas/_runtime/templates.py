@@ -111,18 +111,12 @@ def parse_line(text: str) -> Template:
     return template
 
 
-def expand(command: Sequence[str], document: Mapping[str, Any]) -> list[str]:
+def fill(arguments: Sequence[Template], document: Mapping[str, Any]) -> list[str]:
     """Put a token's values into a command: each argument of it becomes one argument.
 
     Raises:
-        ConfigError: a placeholder is malformed.
         InvalidTokenError: the token lacks a field, or no argument can hold its value.
     """
-    return fill([parse(argument) for argument in command], document)
-
-
-def fill(arguments: Sequence[Template], document: Mapping[str, Any]) -> list[str]:
-    """The same for a command that has been parsed."""
     return [
         "".join(piece if isinstance(piece, str) else piece.text(document) for piece in template)
         for template in arguments

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apicas._runtime.templates import expand, fill_line, parse_line
+from apicas._runtime.templates import fill, fill_line, parse, parse_line
 from apicas.exceptions import ConfigError, InvalidTokenError
 from apicas.tokens import Token
+
+
+def expand(command: Sequence[str], document: Mapping[str, Any]) -> list[str]:
+    """A command with a token's values in it."""
+    return fill([parse(argument) for argument in command], document)
+
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 VALUES = st.recursive(

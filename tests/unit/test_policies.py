@@ -33,7 +33,6 @@ from apicas.policies import (
     standing,
     tries_again,
     window_size,
-    without_claim,
 )
 from apicas.tokens import TokenState
 from tests.unit.json_values import HOSTILE, VALUES
@@ -371,9 +370,3 @@ def test_the_attachments_of_a_merge_are_united(base: Any, ours: Any, theirs: Any
     stored = claimed()
     documents = [stored if files is None else stored | {"_attachments": files} for files in (base, ours, theirs)]
     assert merge(*documents).get("_attachments", {}) == merged
-
-
-def test_people_are_shown_what_is_not_the_claims() -> None:
-    claim = Claim(claim_id="c2", owner=Owner(pilot="p", hostname="h"), now=NOW, lease=LEASE)
-    token = modifier.lock(modifier.reclaim(claimed(), NOW), claim)
-    assert set(without_claim(token)) == {"generation", "crashes", "history"}
