@@ -27,6 +27,7 @@ from apicas.tokens import (
     claim_of,
     count,
     generation_of,
+    is_suspect,
     next_states,
     state_by_fields,
     state_of,
@@ -117,6 +118,10 @@ class TokenModifier(Protocol):
         """Put fields into the token."""
         ...
 
+    def crash(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo because the process of its work died."""
+        ...
+
     def close(self, token: M, now: float | None = None) -> M:
         """End the token: exit code 0 where none was set."""
         ...
@@ -141,7 +146,7 @@ class TokenModifier(Protocol):
         """Send the token back to todo uncounted."""
         ...
 
-    def reclaim(self, token: M, now: float) -> M:
+    def reclaim(self, token: M, now: float, *, charge: bool = True, not_before: float = 0.0) -> M:
         """Take the token from an owner that is gone."""
         ...
 
@@ -197,6 +202,7 @@ class BasicTokenModifier:
             claimed=now,
             generation=generation_of(token) + 1,
             not_before=None,
+            taken=None,
         )
         return token
 
@@ -234,7 +240,7 @@ class BasicTokenModifier:
         claimed = count(annex(token).get("claimed"))
         if claimed and token.get("lock") == annex(token).get("lock"):
             token["lock"] = claimed
-        self._end_claim(token)
+        self._end_claim(token, taken=None)
         return token
 
     def unclose(self, token: M) -> M:
@@ -318,18 +324,54 @@ class BasicTokenModifier:
         self._remember(token, "released", time)
         return token
 
-    def reclaim(self, token: M, now: float) -> M:
-        """Take the token from a silent owner: back to todo, with one more crash behind it.
+    def crash(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
+        """Send the token back to todo because the process that it had to itself died, and count it in `crashes`.
+
+        Args:
+            token: the token.
+            now: when, for the history.
+            not_before: unix seconds before which no pilot claims it.
+
+        Raises:
+            TransitionError: the token is not locked.
+        """
+        self._allow(Change.CRASH, token)
+        time = self._time(now)
+        crashes = count(annex(token).get("crashes")) + 1
+        self._back_to_todo(token, not_before=not_before or None)
+        self._annex(token, crashes=crashes, suspect=True)
+        self._remember(token, "crashed", time)
+        return token
+
+    def reclaim(self, token: M, now: float, *, charge: bool = True, not_before: float = 0.0) -> M:
+        """Take the token from a silent owner: back to todo.
+
+        A pilot that vanishes takes all its tokens with it, and nobody knows which of them was to blame. So the first
+        time they become suspects, which run in a process of their own; a suspect is charged with a crash.
+
+        Args:
+            token: the token.
+            now: unix seconds, for the history.
+            charge: whether the silence may be the token's fault; not where its owner never knew that it owned it.
+            not_before: unix seconds before which no pilot claims it.
 
         Raises:
             TransitionError: the token is not locked.
         """
         self._allow(Change.RECLAIM, token)
         self._remember(token, "reclaimed", now)
-        crashes = count(annex(token).get("crashes")) + 1
-        self._back_to_todo(token)
-        # Not settled by its owner: an owner that looks for its own lost write must not take this one for it.
-        self._annex(token, crashes=crashes, generation=generation_of(token) + 1, settled=None)
+        claim, crashes, suspect = claim_of(token), count(annex(token).get("crashes")), is_suspect(token)
+        self._back_to_todo(token, not_before=not_before or None)
+        # Not settled by its owner: an owner that looks for its own lost write must not take this one for it. But its
+        # late result is welcome until somebody else claims the token.
+        self._annex(
+            token,
+            crashes=(crashes + 1 if suspect and charge else crashes) or None,
+            suspect=suspect or charge or None,
+            generation=generation_of(token) + 1,
+            settled=None,
+            taken=claim,
+        )
         return token
 
     def reset(self, token: M, now: float | None = None) -> M:
@@ -348,6 +390,7 @@ class BasicTokenModifier:
             token,
             crashes=None,
             releases=None,
+            suspect=None,
             not_before=None,
             settled=None,
             generation=generation_of(token) + 1,
@@ -378,7 +421,7 @@ class BasicTokenModifier:
             token["hostname"] = self._hostname
         self._remove_job_ids(token)
         self._heal(token)
-        self._end_claim(token, not_before=not_before)
+        self._end_claim(token, not_before=not_before, taken=None)
 
     @staticmethod
     def _remove_job_ids(token: MutableMapping[str, Any]) -> None:
@@ -531,9 +574,24 @@ class NestedTokenModifier:
         self.modifier.release(self.get_token(path, record), now, not_before=not_before)
         return record
 
-    def reclaim(self, path: str | Sequence[str | int], record: M, now: float) -> M:
+    def crash(
+        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
+    ) -> M:
+        """See BasicTokenModifier.crash."""
+        self.modifier.crash(self.get_token(path, record), now, not_before=not_before)
+        return record
+
+    def reclaim(
+        self,
+        path: str | Sequence[str | int],
+        record: M,
+        now: float,
+        *,
+        charge: bool = True,
+        not_before: float = 0,
+    ) -> M:
         """See BasicTokenModifier.reclaim."""
-        self.modifier.reclaim(self.get_token(path, record), now)
+        self.modifier.reclaim(self.get_token(path, record), now, charge=charge, not_before=not_before)
         return record
 
     def reset(self, path: str | Sequence[str | int], record: M, now: float | None = None) -> M:

@@ -5,7 +5,7 @@ Every default number is explained in docs/defaults.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
 from apicas.modifiers import JOB_ID_FIELDS
-from apicas.tokens import FIRST_LOCK_TIME, TokenState, annex, claim_of, is_foreign_lock, not_before, state_of
+from apicas.tokens import (
+    FIRST_LOCK_TIME,
+    TokenState,
+    annex,
+    claim_of,
+    generation_of,
+    is_foreign_lock,
+    not_before,
+    state_of,
+    taken_from,
+)
 
 if TYPE_CHECKING:
     from random import Random
@@ -200,7 +210,8 @@ def is_stale(
     """Whether a locked token may be taken from its silent owner.
 
     Stale is a lock (a) whose owner is known to be gone, (b) that is older than two leases in store time and did not
-    move for a quarter of a lease under our eyes, or (c) that did not move in at least four looks spread over a lease.
+    move for half a lease under our eyes, or (c) that did not move in at least four looks spread over a lease. Half a
+    lease is two beats, so a lock that only seems old, because a clock jumped, is never taken from a living owner.
     A lock that apicas did not set is left alone unless the user gave it a timeout.
 
     Args:
@@ -219,7 +230,7 @@ def is_stale(
         return True
     lease = lease_of(document, default_lease)
     watched = watch.last - watch.first
-    if age is not None and age > 2 * lease and watched >= lease / 4:
+    if age is not None and age > 2 * lease and watched >= lease / 2:
         return True
     return watch.looks >= 4 and watched >= lease
 
@@ -230,6 +241,8 @@ class Standing(Enum):
     OURS = "ours"
     SETTLED = "settled"
     """Our own outcome is written there: the answer to the write got lost."""
+    RECLAIMED = "reclaimed"
+    """It was taken from us for our silence, and nobody has claimed it since: a finished result is still welcome."""
     LOST = "lost"
 
 
@@ -252,14 +265,45 @@ def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_i
     if fresh is None:
         return Standing.LOST
     if claim_of(fresh) != claim_id:
-        return Standing.SETTLED if annex(fresh).get("settled") == claim_id else Standing.LOST
+        if annex(fresh).get("settled") == claim_id:
+            return Standing.SETTLED
+        return Standing.RECLAIMED if _was_reclaimed(fresh, claim_id) else Standing.LOST
     same = all(fresh.get(name) == stored.get(name) for name in LEASE_FIELDS if name != "lock")
     return Standing.OURS if same and fresh.get("lock") and not is_foreign_lock(fresh) else Standing.LOST
+
+
+def _was_reclaimed(fresh: Mapping[str, Any], claim_id: str) -> bool:
+    return taken_from(fresh) == claim_id and state_of(fresh) in {TokenState.TODO, TokenState.ERROR}
 
 
 def beat_was_applied(stored: Mapping[str, Any], fresh: Mapping[str, Any], claim_id: str, lock: int) -> bool:
     """Whether a beat whose answer got lost did reach the store: the fresh document differs by that very lock only."""
     return fresh.get("lock") == lock and standing(stored, fresh, claim_id) is Standing.OURS
+
+
+def outranks(leaf: Mapping[str, Any], claimed: Mapping[str, Any]) -> bool:
+    """Whether another version of a token shows that a claim on it is over: one of a higher generation."""
+    return generation_of(leaf) > generation_of(claimed)
+
+
+_STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, TokenState.ERROR, TokenState.DONE)
+
+
+def heal_order(leaves: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The live versions of one token that a cluster stored beside each other, the one to keep first.
+
+    By generation, then done, error, locked, todo; then by claim and revision, so that every healer chooses alike.
+    """
+    return sorted(
+        leaves,
+        key=lambda leaf: (
+            generation_of(leaf),
+            _STATE_RANK.index(state_of(leaf)),
+            claim_of(leaf) or "",
+            str(leaf.get("_rev")),
+        ),
+        reverse=True,
+    )
 
 
 _MISSING: Final = object()
@@ -288,6 +332,14 @@ def merge(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str,
     merged["_id"], merged["_rev"] = theirs["_id"], theirs["_rev"]
     if "apicas" in ours:
         merged["apicas"] = ours["apicas"]
+    return merged
+
+
+def merge_late(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome of a token that was reclaimed meanwhile: merged, and its generation and history stay theirs."""
+    merged = merge(base, ours, theirs)
+    entries = {key: value for key, value in annex(theirs).items() if key not in {"taken", "not_before"}}
+    merged["apicas"] = {**entries, "settled": annex(ours).get("settled")}
     return merged
 
 

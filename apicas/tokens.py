@@ -59,6 +59,7 @@ class Change(StrEnum):
     SET_ERROR = "set an error on"
     RELEASE = "release"
     RECLAIM = "reclaim"
+    CRASH = "charge a crash to"
     RESET = "reset"
 
 
@@ -79,6 +80,8 @@ TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, tuple[TokenState, ...]]]]
         # The user's code may have closed a token before its pilot was told to stop.
         Change.RELEASE: {_LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
         Change.RECLAIM: {_LOCKED: (_TODO,)},
+        # Its work died with the process that ran it, which was not the pilot's.
+        Change.CRASH: {_LOCKED: (_TODO,)},
         Change.RESET: {_TODO: (_TODO,), _LOCKED: (_TODO,), _DONE: (_TODO,), _ERROR: (_TODO,)},
     }
 )
@@ -175,6 +178,17 @@ def generation_of(document: Mapping[str, Any]) -> int:
 def claim_of(document: Mapping[str, Any]) -> str | None:
     """The id of the claim that holds the token, as apicas wrote it; None where no apicas pilot holds it."""
     claim = annex(document).get("claim")
+    return claim if isinstance(claim, str) else None
+
+
+def is_suspect(document: Mapping[str, Any]) -> bool:
+    """Whether a pilot vanished while it held the token, perhaps because of it: it now runs in a process of its own."""
+    return annex(document).get("suspect") is True
+
+
+def taken_from(document: Mapping[str, Any]) -> str | None:
+    """The claim that the token was reclaimed from, as long as nobody has claimed it since; None for none."""
+    claim = annex(document).get("taken")
     return claim if isinstance(claim, str) else None
 
 
@@ -316,7 +330,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
 
     @property
     def crashes(self) -> int:
-        """How many times a pilot vanished while it held the token."""
+        """How many times its work took a process down: its own, or a pilot that vanished though it was a suspect."""
         return count(annex(self._document).get("crashes"))
 
     @property

@@ -138,7 +138,7 @@ class Reaper:
         reclaimed = self._modifier.reclaim(dict(document), now)
         crashes = count(annex(reclaimed).get("crashes"))
         if crashes > self._options.max_crashes:
-            message = f"{crashes} pilots vanished while they held this token; the limit is {self._options.max_crashes}"
+            message = f"its work took {crashes} processes down; the limit is {self._options.max_crashes}"
             reclaimed = self._modifier.set_error(reclaimed, message, None, now)
         (result,) = await self._client.save([reclaimed])
         if result.written:

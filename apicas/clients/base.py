@@ -166,8 +166,8 @@ class PoolClient(ABC):
         """How many documents of type token the pool has."""
 
     @abstractmethod
-    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
-        """Delete documents by `_id`, each if the store still has its `_rev`."""
+    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete exactly these versions, by `_id` and `_rev`."""
 
     @abstractmethod
     async def add_view(self, view: View) -> None:
@@ -212,6 +212,19 @@ class PoolClient(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"
+
+    async def leaves(self, ids: Sequence[str]) -> list[list[Document]]:
+        """Every live version of documents: one, in a store that has one copy of each."""
+        return [[] if document is None else [document] for document in await self.get(ids)]
+
+    async def conflicted(self, limit: int | None = None) -> list[str]:
+        """The ids of documents with more than one live version: none, in a store that has one copy of each."""
+        del limit
+        return []
+
+    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete documents, all live versions of each, if the store still has its `_rev` among them."""
+        return await self.discard(documents)
 
     async def view(self, name: str, **options: Unpack[ViewOptions]) -> list[ViewRow]:
         """Read rows of a view: `await client.view("error", limit=10, include_docs=True)`.
@@ -264,6 +277,8 @@ class PoolClient(ABC):
 
     def _encode(self, document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
         plain = document.document if isinstance(document, Token) else document
+        if "_conflicts" in plain:  # said by the store when it was read
+            plain = {name: value for name, value in plain.items() if name != "_conflicts"}
         try:
             return EncodedDocument(plain, encode_document(plain, max_bytes=self.max_document_bytes))
         except InvalidTokenError as error:

@@ -248,10 +248,10 @@ class MemoryClient(PoolClient):
         pool.changes.pop(identifier, None)
         pool.changes[identifier] = StoredChange(str(pool.sequence), identifier, rev, deleted)
 
-    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents, each if the pool still has its revision."""
         with self._pool.lock:
-            return [self._delete_one(document["_id"], document.get("_rev")) for document in documents]
+            return [self._delete_one(document["_id"], document.get("_rev")) for document in leaves]
 
     def _delete_one(self, identifier: str, rev: str | None) -> SaveResult:
         pool = self._pool

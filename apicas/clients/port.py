@@ -213,7 +213,31 @@ class Client(Protocol):
         ...
 
     async def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Read documents, in the order asked for; None for one that does not exist."""
+        """Read documents, in the order asked for; None for one that does not exist.
+
+        A document of which a replicated store has several live versions (leaves) comes with `_conflicts`: the revisions
+        of those that are not shown. So do documents in the rows of `query` and in the answer of `sample`. A document is
+        written without it.
+        """
+        ...
+
+    async def leaves(self, ids: Sequence[str]) -> list[list[Document]]:
+        """Every live version of documents, the shown one first; an empty list for one that does not exist.
+
+        One version each, but for a replicated store on which several writers won a race in different replicas.
+        """
+        ...
+
+    async def conflicted(self, limit: int | None = None) -> list[str]:
+        """The ids of documents of type token that have more than one live version.
+
+        Args:
+            limit: ids at most; None for all.
+        """
+        ...
+
+    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete exactly these versions, by `_id` and `_rev`; another version of the same document then shows."""
         ...
 
     async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
@@ -259,7 +283,7 @@ class Client(Protocol):
         ...
 
     async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
-        """Delete documents by `_id`, each if the store still has its `_rev`."""
+        """Delete documents by `_id`, all live versions of each, if the store still has its `_rev` among them."""
         ...
 
     async def add_view(self, view: View) -> None:

@@ -27,12 +27,16 @@ from apicas.tokens import (
     MAX_HISTORY,
     TRANSITIONS,
     Change,
+    Token,
     TokenState,
     annex,
     claim_of,
     count,
     generation_of,
+    is_suspect,
+    not_before,
     state_of,
+    taken_from,
 )
 from tests.unit.json_values import HOSTILE, VALUES
 from tests.unit.test_tokens import NOW, token_in
@@ -58,6 +62,7 @@ CHANGES: dict[Change, Apply] = {
     Change.SET_ERROR: lambda token: modifier.set_error(token, "why", "trace", NOW + 20),
     Change.RELEASE: lambda token: modifier.release(token, NOW + 20),
     Change.RECLAIM: lambda token: modifier.reclaim(token, NOW + 20),
+    Change.CRASH: lambda token: modifier.crash(token, NOW + 20),
     Change.RESET: lambda token: modifier.reset(token, NOW + 20),
 }
 ODD_FIELDS = st.fixed_dictionaries(
@@ -69,7 +74,11 @@ ODD_FIELDS = st.fixed_dictionaries(
             st.fixed_dictionaries(
                 {},
                 optional=dict.fromkeys(
-                    (*CLAIM_FIELDS, "generation", "crashes", "releases", "not_before", "history", "settled"), VALUES
+                    (
+                        *(*CLAIM_FIELDS, "generation", "crashes", "releases", "suspect", "taken"),
+                        *("not_before", "history", "settled"),
+                    ),
+                    VALUES,
                 ),
             ),
         ),
@@ -277,12 +286,52 @@ def test_a_bound_modifier_uses_its_owners_name_and_clock() -> None:
     assert annex(token)["history"][-1]["time"] == NOW + 3
 
 
+def reclaimed(times: int, **keywords: Any) -> dict[str, Any]:
+    token = token_in(TokenState.TODO)
+    for number in range(times):
+        modifier.reclaim(modifier.lock(token, claim(number)), NOW + number, **keywords)
+    return token
+
+
+def test_the_first_silence_makes_a_suspect_and_the_next_ones_are_charged() -> None:
+    """A pilot takes all its tokens with it, most of them innocent; a suspect had a process of its own."""
+    assert [(is_suspect(reclaimed(times)), Token(reclaimed(times)).crashes) for times in range(4)] == [
+        (False, 0),
+        (True, 0),
+        (True, 1),
+        (True, 2),
+    ]
+
+
+def test_a_silence_that_is_nobodys_fault_is_not_charged() -> None:
+    token = reclaimed(3, charge=False)
+    assert not is_suspect(token)
+    assert "crashes" not in annex(token)
+    assert Token(token).generation == 6
+
+
+def test_a_late_result_is_known_until_the_next_claim() -> None:
+    token = reclaimed(1)
+    assert taken_from(token) == claim(0).claim_id
+    assert taken_from(modifier.set_error(dict(token), "too many", None, NOW)) == claim(0).claim_id
+    for ended in (modifier.lock(dict(token), claim(1)), modifier.reset(dict(token), NOW)):
+        assert taken_from(ended) is None
+
+
+def test_a_crash_is_charged_and_makes_a_suspect() -> None:
+    token = modifier.crash(modifier.lock(token_in(TokenState.TODO), claim()), NOW + 5, not_before=NOW + 50)
+    assert (token["lock"], token["scrub_count"], Token(token).crashes, not_before(token)) == (0, 0, 1, NOW + 50)
+    assert is_suspect(token)
+    assert annex(token)["history"][-1]["event"] == "crashed"
+    assert not is_suspect(modifier.reset(token, NOW + 6))
+
+
 def test_the_sub_object_stays_small() -> None:
     """It is in every write of the token, for all its life."""
     token = token_in(TokenState.TODO, hostname="h" * 100_000)
     for number in range(3000):
         modifier.lock(token, claim(number))
-        (modifier.scrub, modifier.release, modifier.reclaim)[number % 3](token, NOW + number)
+        (modifier.scrub, modifier.release, modifier.reclaim, modifier.crash)[number % 4](token, NOW + number)
     assert len(annex(token)["history"]) == MAX_HISTORY
     assert len(encode(annex(token))) < 4_000
 

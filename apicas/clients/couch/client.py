@@ -364,12 +364,9 @@ class CouchClient(PoolClient):
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         return await self._writer.write(batch)
 
-    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
-        """Delete documents; what stays in the store is their ids.
-
-        On a cluster this deletes one leaf: a document with stored conflicts then shows another.
-        """
-        return await self._save_encoded([tombstone(document) for document in documents])
+    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete exactly these versions; what stays in the store is their ids."""
+        return await self._save_encoded([tombstone(leaf) for leaf in leaves])
 
     # Attachments and changes. ---------------------------------------------------------------------------------------
 

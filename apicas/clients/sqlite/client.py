@@ -298,10 +298,10 @@ class SQLiteClient(PoolClient):
         drafts = [documents.draft(encoded.body, self._unique(), next(self._spots)) for encoded in batch]
         return await thread.write(partial(documents.write, drafts=drafts))
 
-    async def delete(self, wanted: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents, each if the pool still has its revision."""
         thread = self._opened()
-        pairs = [(document["_id"], document.get("_rev")) for document in wanted]
+        pairs = [(document["_id"], document.get("_rev")) for document in leaves]
         uniques = [self._unique() for _ in pairs]
         return await thread.write(partial(documents.delete, wanted=pairs, uniques=uniques))
 
