@@ -7,7 +7,6 @@ locked in one bulk, and the rows that were written kept. A row that lost its rac
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -194,7 +193,7 @@ class Claimer:
             self._hand_back(lease)
 
     def _locked(self, document: Document, now: float) -> tuple[str, Document] | None:
-        claim_id = secrets.token_hex(8)
+        claim_id = self._environment.new_id()
         claim = Claim(claim_id=claim_id, owner=self._environment.owner, now=now, lease=self._times.lease)
         try:
             return claim_id, self._modifier.lock(dict(document), claim)
