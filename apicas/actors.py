@@ -41,6 +41,7 @@ class RunKeywords(TypedDict, total=False):
     max_tokens: int | None
     max_tasks: int | None
     max_scrub: int
+    retry_delay: float
     stop_function: Callable[..., Any] | None
     stop_arguments: Mapping[str, Any]
     grace: float
@@ -90,8 +91,8 @@ class RunActor:
 
         Args:
             options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
-                stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals. As in PiCaS, keywords
-                that are none of these go to stop_function.
+                retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals. As in
+                PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.

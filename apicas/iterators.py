@@ -46,6 +46,7 @@ class IteratorKeywords(TypedDict, total=False):
     foreign_lock_timeout: float | None
     max_crashes: int
     max_scrub: int
+    retry_delay: float
     farewell: float
     linger: bool
     environment: Environment | None
@@ -270,8 +271,8 @@ class BasicViewIterator(_OwnViewIterator):
         client: the pool, open.
         modifier: changes tokens; a BasicTokenModifier where it is left out.
         view: `Monitor/todo`, or a view of the user's that lists tokens in todo.
-        keywords: `lock_timeout` (the lease in seconds), `foreign_lock_timeout`, `max_crashes`, `max_scrub`, `farewell`:
-            see KeeperOptions; `linger=False` to end as soon as the view is empty.
+        keywords: `lock_timeout` (the lease in seconds), `foreign_lock_timeout`, `max_crashes`, `max_scrub`,
+            `retry_delay`, `farewell`: see KeeperOptions; `linger=False` to end as soon as the view is empty.
     """
 
     def __init__(

@@ -161,6 +161,98 @@ def tries_again(scrub_count: int, max_scrub: int) -> bool:
     return scrub_count < max_scrub
 
 
+MAX_CRASHES: Final = 3
+"""Crashes that are forgiven. A charge is nearly a proof: the process that died had nothing else to do."""
+FREE_RELEASES: Final = 9
+"""Releases after which a token is claimed again at once: a queue of short batch jobs hands back a few times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryDelays:
+    """How long a token waits before it is claimed again, by what happened and how often that was.
+
+    Each doubles with every time, with jitter, so that tokens which failed together do not come back together.
+
+    Args:
+        scrub: after a failure.
+        crash: after its process died: what a node needs to get its memory back.
+        release: after it was handed back unfinished more than FREE_RELEASES times. Releases have no limit, but pilots
+            that cannot work a token should not pass it round all the time.
+    """
+
+    scrub: Backoff = Backoff(first=1.0, most=300.0)
+    crash: Backoff = Backoff(first=5.0, most=900.0)
+    release: Backoff = Backoff(first=1.0, most=60.0)
+
+    @classmethod
+    def of(cls, retry_delay: float) -> RetryDelays:
+        """The delays for what the user set.
+
+        Args:
+            retry_delay: seconds after the first failure; 0 for no wait after any.
+
+        Raises:
+            ConfigError: it is negative, or no number.
+        """
+        if not retry_delay >= 0:
+            raise ConfigError(f"retry_delay is {retry_delay:g} s; it is not negative")
+        return cls(scrub=Backoff(first=retry_delay, most=max(retry_delay, cls().scrub.most)))
+
+    def after_scrub(self, scrubs: int, rng: Random) -> float:
+        """Seconds to wait after scrub number `scrubs`, which counts from 1."""
+        return self.scrub.delay(scrubs - 1, rng)
+
+    def after_crash(self, crashes: int, rng: Random) -> float:
+        """Seconds to wait after crash number `crashes`, which counts from 1."""
+        return self.crash.delay(crashes - 1, rng)
+
+    def after_release(self, releases: int, rng: Random) -> float:
+        """Seconds to wait after release number `releases`, which counts from 1."""
+        return self.release.delay(releases - FREE_RELEASES - 1, rng) if releases > FREE_RELEASES else 0.0
+
+
+LAG_LIMIT: Final = 1.0
+"""Seconds that a loop may stand still before it counts as blocked."""
+CALM_LATENESS: Final = 0.2
+"""Seconds that a timer may be late on a loop that is calm."""
+CALM_TIME: Final = 2.0
+"""Seconds of calm after which a loop that was blocked may have more work."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLag:
+    """Whether a pilot's loop keeps up, with hysteresis: one that was blocked is let have more only after some calm.
+
+    A pilot that claims while its loop stands still holds tokens that nobody works, and starts them late.
+    """
+
+    blocked: bool = False
+    calm_since: float | None = None
+    """Monotonic seconds; None where it is not calm yet."""
+
+    def after(self, now: float, lateness: float) -> LoopLag:
+        """What is known after a timer was `lateness` seconds late, at `now` (monotonic seconds)."""
+        if lateness > LAG_LIMIT:
+            return LoopLag(blocked=True)
+        if not self.blocked:
+            return self
+        if lateness > CALM_LATENESS:
+            return LoopLag(blocked=True)
+        since = now if self.calm_since is None else self.calm_since
+        return LoopLag() if now - since >= CALM_TIME else LoopLag(blocked=True, calm_since=since)
+
+
+def contact_is_lost(refreshed: float, now: float, lease: float) -> bool:
+    """Whether no lock of a token was written for a whole lease, so that others may soon take it.
+
+    Args:
+        refreshed: monotonic seconds: when the last write that arrived was sent.
+        now: monotonic seconds.
+        lease: seconds.
+    """
+    return now - refreshed >= lease
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """What a pilot saw of a locked token that is not its own, on its own monotonic clock."""
@@ -286,17 +378,21 @@ def outranks(leaf: Mapping[str, Any], claimed: Mapping[str, Any]) -> bool:
     return generation_of(leaf) > generation_of(claimed)
 
 
-_STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, TokenState.ERROR, TokenState.DONE)
+_FINAL_RANK: Final = (TokenState.ERROR, TokenState.DONE)
+_STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, *_FINAL_RANK)
 
 
 def heal_order(leaves: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The live versions of one token that a cluster stored beside each other, the one to keep first.
 
-    By generation, then done, error, locked, todo; then by claim and revision, so that every healer chooses alike.
+    One that is done comes first, then one in error: it may have been written by a majority, and what a minority wrote on
+    the same revision in that moment, a reclaim for instance, has the higher generation. Then by generation, then locked
+    before todo; then by claim and revision, so that every healer chooses alike.
     """
     return sorted(
         leaves,
         key=lambda leaf: (
+            _FINAL_RANK.index(state_of(leaf)) if state_of(leaf) in _FINAL_RANK else -1,
             generation_of(leaf),
             _STATE_RANK.index(state_of(leaf)),
             claim_of(leaf) or "",

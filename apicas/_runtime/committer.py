@@ -35,6 +35,8 @@ class Ending(Enum):
     """Ended in error."""
     SCRUBBED = "scrubbed"
     """Failed, and sent back to todo."""
+    CRASHED = "crashed"
+    """Its process died; sent back to todo, and charged."""
     RELEASED = "released"
     """Handed back unfinished, uncharged."""
     LOST = "lost"

@@ -25,7 +25,7 @@ from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import LeaseTimes
+from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -38,15 +38,17 @@ class KeeperOptions:
     Args:
         lock_timeout: the lease in seconds; None for the store's default (900 on CouchDB, 60 on SQLite), at least 10.
         foreign_lock_timeout: seconds after which a lock that apicas did not set is taken; None for never.
-        max_crashes: how many pilots may vanish under a token before it goes to error.
+        max_crashes: how many processes a token may take down before it goes to error.
         max_scrub: how many times a token that failed is tried again.
+        retry_delay: seconds before a token that failed is tried again, doubling with each failure; 0 for none.
         farewell: seconds that leaving may take to hand tokens back when the pool does not answer.
     """
 
     lock_timeout: float | None = None
     foreign_lock_timeout: float | None = None
-    max_crashes: int = 5
+    max_crashes: int = MAX_CRASHES
     max_scrub: int = 0
+    retry_delay: float = RetryDelays().scrub.first
     farewell: float = 4.0
 
 
@@ -58,6 +60,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     scrubbed: int = 0
+    crashed: int = 0
     released: int = 0
     lost: int = 0
     reclaimed: int = 0
@@ -91,7 +94,10 @@ class Keeper:
         lease = client.default_lease if options.lock_timeout is None else options.lock_timeout
         self.times = LeaseTimes(lease=lease)
         modifier.bind(self.environment.owner, client.time)
-        self._concluding = Concluding(modifier, client.time, options.max_scrub)
+        delays = RetryDelays.of(options.retry_delay)
+        self._concluding = Concluding(
+            modifier, client.time, options.max_scrub, options.max_crashes, delays, self.environment.rng
+        )
         self._leases = Leases()
         reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
         shared = (modifier, self.times, self.environment)
@@ -163,6 +169,10 @@ class Keeper:
     def limit_scrubs(self, max_scrub: int) -> None:
         """Set how many times a token that failed is tried again."""
         self._concluding = replace(self._concluding, max_scrub=max_scrub)
+
+    def delay_retries(self, retry_delay: float) -> None:
+        """Set the seconds before a token that failed is tried again."""
+        self._concluding = replace(self._concluding, delays=RetryDelays.of(retry_delay))
 
     def watch_endings(self, callback: Callable[[Ending], None]) -> Callable[[], None]:
         """Have a function called with the ending of each token; answers with what puts an end to that."""

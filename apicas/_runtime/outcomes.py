@@ -6,17 +6,21 @@
 | a normal end with a non-zero exit code, or after set_error | a failure |
 | an exception, the time limit, content that is no JSON | a failure, with the reason and the traceback in `error` |
 | a failure | back to todo and counted while scrub_count < max_scrub, else error |
+| the death of the token's own process | back to todo and charged while crashes <= max_crashes, else error |
 | Retry, Fail, Release | just that |
 | a cancellation: shutdown, hand-back | back to todo, uncharged |
 | the user unlocked or scrubbed the token | as the user left it |
+
+What goes back to todo waits there, the longer the more often it did; `after=` of Retry and Release wins over that.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, Final, TypeAlias
 
 from apicas._documents import Document
@@ -25,7 +29,7 @@ from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
 from apicas.exceptions import CommandError, Decision, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
 from apicas.modifiers import CLAIM_FIELDS, TokenModifier
-from apicas.policies import tries_again
+from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, state_of
 
 
@@ -48,11 +52,32 @@ class Cut:
     """The work was ended from outside, through no fault of the token."""
 
 
-Verdict: TypeAlias = Returned | Raised | Cut
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The process that the token had to itself died of it."""
+
+    reason: str
+
+
+Verdict: TypeAlias = Returned | Raised | Cut | Crashed
+
+
+class ForeignError(Exception):
+    """What the user's code raised in another process: told in text, since nothing from there is unpickled.
+
+    Args:
+        message: as `describe` puts it.
+        traceback: where it was raised; None for what says enough by itself.
+    """
+
+    def __init__(self, message: str, traceback: str | None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
 
 MAX_TEXT: Final = 20_000
 """Characters of a message or a traceback that are kept: its head and its tail."""
-_EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError)
+_EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError, ForeignError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +88,17 @@ class Concluding:
         modifier: changes the token's state.
         now: store time, unix seconds.
         max_scrub: how many times a failed token is tried again.
+        max_crashes: how many times one whose process died is tried again.
+        delays: how long what goes back waits.
+        rng: the dice for that.
     """
 
     modifier: TokenModifier
     now: Callable[[], float]
     max_scrub: int = 0
+    max_crashes: int = MAX_CRASHES
+    delays: RetryDelays = field(default_factory=RetryDelays)
+    rng: Random = field(default_factory=Random)
 
     def conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
         """The outcome of a token: the user's mapping, with the change of state that the verdict calls for."""
@@ -77,8 +108,10 @@ class Concluding:
                 return self._returned(document, value, lease)
             case Raised(error):
                 return self._raised(document, error)
+            case Crashed(reason):
+                return self._crashed(document, reason)
             case Cut():
-                return Outcome(self.modifier.release(document, self.now()), Ending.RELEASED)
+                return self._released(document, 0.0)
 
     def rejected(self, lease: Lease, reason: str) -> Outcome:
         """The outcome of a token whose content the store does not take: the content as it was, and a failure."""
@@ -99,16 +132,14 @@ class Concluding:
         return Outcome(self.modifier.close(document, self.now()), Ending.DONE)
 
     def _raised(self, document: Document, error: BaseException) -> Outcome:
-        now = self.now()
         match error:
             case Release():
-                later = now + error.after if error.after else 0.0
-                return Outcome(self.modifier.release(document, now, not_before=later), Ending.RELEASED)
+                return self._released(document, error.after)
             case Retry():
-                return self._scrubbed(self._noted(document, error), now + error.after if error.after else 0.0)
+                return self._scrubbed(self._noted(document, error), error.after)
             case Fail():
                 document["exit_code"] = error.exit_code
-                return Outcome(self.modifier.set_error(document, str(error), None, now), Ending.FAILED)
+                return Outcome(self.modifier.set_error(document, str(error), None, self.now()), Ending.FAILED)
             case CommandError():
                 document["exit_code"] = error.exit_code
         return self._failed(self._noted(document, error))
@@ -118,12 +149,33 @@ class Concluding:
             return self._scrubbed(document, 0.0)
         return Outcome(self.modifier.set_error(document, None, None, self.now()), Ending.FAILED)
 
-    def _scrubbed(self, document: Document, later: float) -> Outcome:
+    def _scrubbed(self, document: Document, after: float) -> Outcome:
+        scrubs = count(document.get("scrub_count")) + 1
+        later = self._later(after or self.delays.after_scrub(scrubs, self.rng))
         return Outcome(self.modifier.scrub(document, self.now(), not_before=later), Ending.SCRUBBED)
+
+    def _released(self, document: Document, after: float) -> Outcome:
+        releases = count(annex(document).get("releases")) + 1
+        later = self._later(after or self.delays.after_release(releases, self.rng))
+        return Outcome(self.modifier.release(document, self.now(), not_before=later), Ending.RELEASED)
+
+    def _crashed(self, document: Document, reason: str) -> Outcome:
+        now = self.now()
+        self.modifier.add_error(document, reason, None, now)
+        crashes = count(annex(document).get("crashes")) + 1
+        if crashes <= self.max_crashes:
+            later = self._later(self.delays.after_crash(crashes, self.rng))
+            return Outcome(self.modifier.crash(document, now, not_before=later), Ending.CRASHED)
+        message = f"its work took {crashes} processes down; the limit is {self.max_crashes}"
+        return Outcome(self.modifier.set_error(self.modifier.crash(document, now), message, None, now), Ending.FAILED)
+
+    def _later(self, seconds: float) -> float:
+        """Store time after so many seconds; 0 for at once."""
+        return self.now() + seconds if seconds else 0.0
 
     def _noted(self, document: Document, error: BaseException) -> Document:
         """The document with the reason in its `error` list."""
-        return self.modifier.add_error(document, describe(error), _traceback(error), self.now())
+        return self.modifier.add_error(document, describe(error), traceback_of(error), self.now())
 
 
 def raised(error: BaseException) -> Raised:
@@ -152,8 +204,10 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, _EXPLAINED) else f"{type(error).__name__}: {text}"
 
 
-def _traceback(error: BaseException) -> str | None:
+def traceback_of(error: BaseException) -> str | None:
     """Where it was raised, from the user's code on; None for what says enough by itself."""
+    if isinstance(error, ForeignError):
+        return error.traceback
     if isinstance(error, _EXPLAINED):
         return None
     frames = error.__traceback__

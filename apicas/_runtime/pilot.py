@@ -81,6 +81,8 @@ class RunOptions:
         max_tokens: tokens worked before the pilot ends.
         max_scrub: how many times a failed token is tried again; over that it goes to error. None for the iterator's,
             which is 0 unless it was given one.
+        retry_delay: seconds before a token that failed is tried again, doubling with each failure, with jitter; 0 for
+            none. None for the iterator's, which is 1 s unless it was given one.
         stop_function: asked after each token; the pilot ends when it says True. Plain or async.
         stop_arguments: what it is called with.
         grace: seconds that running tokens get to finish after a drain was asked for.
@@ -94,6 +96,7 @@ class RunOptions:
     max_total_time: float | None = None
     max_tokens: int | None = None
     max_scrub: int | None = None
+    retry_delay: float | None = None
     stop_function: Callable[..., Any] | None = None
     stop_arguments: Mapping[str, Any] = field(default_factory=dict)
     grace: float = 20.0
@@ -110,7 +113,7 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value:g} s; it is more than 0")
-        for name in ("max_scrub", "grace", "claim_ahead"):
+        for name in ("max_scrub", "retry_delay", "grace", "claim_ahead"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"{name} is {value:g}; it is not negative")
@@ -126,6 +129,8 @@ class Report:
     """Ended in error."""
     scrubbed: int = 0
     """Failed, and sent back to todo: one that was tried three times counts two here."""
+    crashed: int = 0
+    """Took the process down that they had to themselves, and were sent back to todo."""
     released: int = 0
     """Handed back unfinished."""
     lost: int = 0
@@ -141,8 +146,8 @@ class Report:
 
     @property
     def ended(self) -> int:
-        """Attempts that came to an end of their own: done, failed or scrubbed."""
-        return self.done + self.failed + self.scrubbed
+        """Attempts that came to an end of their own: done, failed, scrubbed or crashed."""
+        return self.done + self.failed + self.scrubbed + self.crashed
 
     @property
     def tokens_per_second(self) -> float:
@@ -152,7 +157,7 @@ class Report:
     def __str__(self) -> str:
         counts = ", ".join(
             f"{number} {name}"
-            for name in ("done", "failed", "scrubbed", "released", "lost")
+            for name in ("done", "failed", "scrubbed", "crashed", "released", "lost")
             if (number := getattr(self, name)) or name == "done"
         )
         return f"{counts} in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s)"
@@ -250,6 +255,8 @@ class Pilot:
         self._rate_of = (self._begun, 0)
         if self._options.max_scrub is not None:
             self._keeper.limit_scrubs(self._options.max_scrub)
+        if self._options.retry_delay is not None:
+            self._keeper.delay_retries(self._options.retry_delay)
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
         self._before = replace(self._keeper.tally)
@@ -296,6 +303,7 @@ class Pilot:
             done=tally.done - before.done,
             failed=tally.failed - before.failed,
             scrubbed=tally.scrubbed - before.scrubbed,
+            crashed=tally.crashed - before.crashed,
             released=tally.released - before.released,
             lost=tally.lost - before.lost,
             running=self._executor.running,
@@ -420,7 +428,7 @@ class Pilot:
             self.stop(f"max_tokens={self._options.max_tokens} were worked")
 
     def _note_ending(self, ending: Ending) -> None:
-        if ending in {Ending.SCRUBBED, Ending.RELEASED} or not self._holds_work:
+        if ending in {Ending.SCRUBBED, Ending.CRASHED, Ending.RELEASED} or not self._holds_work:
             self._came_back.set()
 
     # Ending. ------------------------------------------------------------------------------------------------------

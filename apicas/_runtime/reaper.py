@@ -19,8 +19,8 @@ from apicas._runtime.leases import Leases
 from apicas.clients.port import Client, ViewQuery
 from apicas.exceptions import PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import LeaseTimes, Watch, is_stale, jittered, look_again
-from apicas.tokens import TokenState, annex, count, is_foreign_lock, state_of
+from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
+from apicas.tokens import TokenState, annex, count, is_foreign_lock, is_suspect, state_of
 
 log = logging.getLogger("apicas.reaper")
 
@@ -34,11 +34,11 @@ class ReaperOptions:
 
     Args:
         foreign_lock_timeout: seconds after which a lock that apicas did not set is stale; None for never.
-        max_crashes: how many pilots may vanish under a token before it goes to error.
+        max_crashes: how many processes a token may take down before it goes to error.
     """
 
     foreign_lock_timeout: float | None = None
-    max_crashes: int = 5
+    max_crashes: int = MAX_CRASHES
 
 
 @dataclass(slots=True)
@@ -135,7 +135,11 @@ class Reaper:
 
     async def _reclaim(self, document: Document) -> bool:
         now = self._client.time()
-        reclaimed = self._modifier.reclaim(dict(document), now)
+        later = 0.0
+        if is_suspect(document):  # and so charged
+            crashes = count(annex(document).get("crashes")) + 1
+            later = now + RetryDelays().after_crash(crashes, self._environment.rng)
+        reclaimed = self._modifier.reclaim(dict(document), now, not_before=later)
         crashes = count(annex(reclaimed).get("crashes"))
         if crashes > self._options.max_crashes:
             message = f"its work took {crashes} processes down; the limit is {self._options.max_crashes}"

@@ -53,8 +53,8 @@ def summary(report: Report, forecast: Forecast) -> str:
     parts = [f"{report.done:,} done", f"{report.running:,} running", f"{report.failed:,} failed"]
     parts += [
         f"{number:,} {name}"
-        for name, number in (("scrubbed", report.scrubbed), ("released", report.released), ("lost", report.lost))
-        if number
+        for name in ("scrubbed", "crashed", "released", "lost")
+        if (number := getattr(report, name))
     ]
     if left is not None:
         parts.append(f"{left:,} left")
