@@ -318,11 +318,11 @@ def leaf(generation: int, state: TokenState, claim_id: str = "c") -> dict[str, A
 
 @given(st.permutations(range(6)))
 def test_every_healer_keeps_the_same_leaf(order: list[int]) -> None:
-    """The furthest in its life: by generation, then by state; the claim id settles the rest."""
+    """No result is lost to a reclaim that a minority took; then by generation and state; the claim id settles the rest."""
     ranked = [
-        leaf(3, TokenState.TODO),
         leaf(2, TokenState.DONE),
-        leaf(2, TokenState.ERROR),
+        leaf(1, TokenState.ERROR),
+        leaf(3, TokenState.TODO),
         leaf(2, TokenState.LOCKED, "d"),
         leaf(2, TokenState.LOCKED, "c"),
         leaf(2, TokenState.TODO),
