@@ -88,6 +88,17 @@ def check_private(path: Path, found: os.stat_result, what: str) -> None:
         raise ConfigError(f"{_shown(path)} {what} and others may read it: run `chmod 600 {_quoted(path)}`")
 
 
+def is_foreign(path: Path, found: os.stat_result) -> bool:
+    """Whether somebody else than this user or root could have written what is in a file, or put it there.
+
+    Args:
+        path: of the file.
+        found: by `os.fstat`.
+    """
+    owners = {found.st_uid, path.lstat().st_uid}
+    return not owners <= {os.geteuid(), _ROOT} or bool(found.st_mode & stat.S_IWOTH)
+
+
 def _make(path: Path) -> None:
     """Make one directory; that it exists is no news, whoever was first."""
     if path.is_dir():

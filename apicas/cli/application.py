@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 import apicas
 from apicas.cli import delete, init, push, reset, run, status
 from apicas.cli.exits import EXIT_CODES, ExitCode, exit_code_of, user_error
-from apicas.cli.terminal import say, tell
+from apicas.cli.terminal import one_line, say, tell
 
 _EPILOG = f"""\b
 A first run, on a pool in the file apicas.db:
@@ -95,24 +96,40 @@ def _open_closed_streams() -> None:
 
 def _invoke(arguments: Sequence[str] | None) -> int:
     try:
+        _check(sys.argv[1:] if arguments is None else arguments)
         result = application(arguments, prog_name="apicas", standalone_mode=False)
     except typer.TyperException as error:
         return _tell_usage(error)
     except typer.Abort:
         return ExitCode.INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a bug is shown with its traceback
         known = user_error(error)
         if known is None:
-            raise
+            _show_bug(error)
+            return ExitCode.INCOMPLETE
         tell(known)
         return exit_code_of(known)
     return result if isinstance(result, int) else ExitCode.OK
 
 
+def _check(arguments: Sequence[str]) -> None:
+    """Refuse passwords in our own arguments; a command after `--` is the user's."""
+    from apicas.configuration import check_arguments
+
+    own = list(arguments)
+    check_arguments(own[: own.index("--")] if "--" in own else own)
+
+
+def _show_bug(error: Exception) -> None:
+    """Write a traceback; its text may quote a token, so its lines are written like all others."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        typer.echo(one_line(line), err=True)
+
+
 def _tell_usage(error: typer.TyperException) -> ExitCode:
     context = getattr(error, "ctx", None)
     message = error.format_message()
-    if "\n" in message:  # the help, where no command was given
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help, where no command was given; typer exports no such name
         typer.echo(message, err=True)
         return ExitCode.REFUSED
     hint = f" (see `{context.command_path} --help`)" if context is not None else ""

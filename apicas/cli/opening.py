@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +11,8 @@ from typing import Final, TypeVar
 
 import anyio
 
-from apicas.cli.terminal import tell
+from apicas._secrets import Secret
+from apicas.cli.terminal import is_interactive, one_line, tell
 from apicas.clients.base import PoolClient
 from apicas.configuration import FILE_NAME, Configuration, configure
 from apicas.exceptions import ConfigError, PoolUnavailableError
@@ -31,19 +31,33 @@ def configured(pool: str | None) -> Configuration:
         pool: the value of --pool.
 
     Raises:
-        ConfigError: they cannot be used, or a password is missing and there is no terminal to ask on.
+        ConfigError: they cannot be used, or a password is missing and there is nobody to ask.
     """
     configuration = configure(pool)
     if not configuration.lacks_password:
         return configuration
-    if not sys.stderr.isatty():
+    password = _asked(configuration) if is_interactive() else None
+    if password is None:
         raise ConfigError(
             f"no password for {configuration.username!r} on {configuration.pool}: set $APICAS_PASSWORD, or write "
-            f"password = ... into {FILE_NAME}"
+            f"password = ... into {FILE_NAME}, or an entry into ~/.netrc"
         )
-    from getpass import getpass
+    return replace(configuration, password=password)
 
-    return replace(configuration, password=getpass(f"Password of {configuration.username} on {configuration.pool}: "))
+
+def _asked(configuration: Configuration) -> Secret | None:
+    """The password that somebody types in; None where it would be seen."""
+    import warnings
+    from getpass import GetPassWarning, getpass
+
+    # The name and the address may come from a file of somebody else's making.
+    question = one_line(f"Password of {configuration.username} on {configuration.pool}: ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return Secret(getpass(question))
+        except GetPassWarning:  # the terminal cannot be told not to show what is typed
+            return None
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from apicas.cli.terminal import is_watched, plural, tell
+from apicas.cli.terminal import is_watched, one_line, plural, tell
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -45,7 +45,7 @@ def _add(progress: Progress, action: str, source: Source) -> TaskID:
 
     size = source.size
     here = source.file.tell() if size is not None else 0
-    return progress.add_task(f"{action} {escape(source.name)}", total=size, completed=here)
+    return progress.add_task(f"{action} {escape(one_line(source.name))}", total=size, completed=here)
 
 
 class _Bars:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.parameters import PoolOption
-from apicas.cli.terminal import results, say, tell
+from apicas.cli.terminal import one_line, results, say_json, tell
 from apicas.tokens import TokenState
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _write_json(address: str, counts: dict[str, int]) -> None:
     from apicas._documents import encode
 
     names = {str(TokenState.NO_VIEW): "no_view"}
-    say(encode({"pool": address, **{names.get(name, name): number for name, number in counts.items()}}).decode())
+    say_json(encode({"pool": address, **{names.get(name, name): number for name, number in counts.items()}}))
 
 
 def _write_table(address: str, counts: dict[str, int]) -> None:
@@ -69,7 +69,7 @@ def _write_table(address: str, counts: dict[str, int]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(Text(f"pool {address}"), soft_wrap=True)
+    console.print(Text(one_line(f"pool {address}")), soft_wrap=True)
     width = max(len(f"{number:,}") for number in counts.values())
     for name, number in counts.items():
         console.print(Text(f"  {name:8}{number:>{width},}", style=_style(name, number)))

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+from unicodedata import category, combining
 
 import typer
 
 from apicas.cli.exits import ExitCode
 from apicas.exceptions import ApicasError, ConfigError
 
-# Content of tokens gets into messages. It must neither break lines nor reach the terminal as a command.
-_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))} | {10: "\\n", 9: "\\t", 13: "\\r"}
+MAX_LINE: Final = 20_000
+"""Characters of one message: a traceback fits, and what somebody wrote into a token by the megabyte does not."""
+_MAX_MARKS: Final = 4
+"""Marks on one letter that scripts need; hundreds of them paint over the lines around."""
 
 
 def one_line(text: object) -> str:
-    """A text without line breaks and other control characters."""
-    return str(text).translate(_CONTROLS)
+    r"""A text without line breaks and whatever else drives a terminal, or shows a line as what it is not.
+
+    Content of tokens, names of files and answers of servers get into messages. Control characters, and those that no
+    font shows (as marks of direction), are written as in Python: `\x1b`, `\u202e`.
+    """
+    line = str(text)
+    if len(line) > MAX_LINE:
+        line = f"{line[:MAX_LINE]}... ({len(line) - MAX_LINE:,} more characters)"
+    return line if line.isascii() and line.isprintable() else "".join(_printable(line))
+
+
+def printable_json(body: bytes) -> str:
+    """JSON that drives no terminal, and means the same."""
+    text = body.decode()
+    if text.isprintable():
+        return text
+    return "".join(character if _is_shown(character) else json.dumps(character)[1:-1] for character in text)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or category(character) == "Zs"
+
+
+def _printable(line: str) -> Iterator[str]:
+    marks = 0
+    for character in line:
+        marks = marks + 1 if combining(character) else 0
+        if marks > _MAX_MARKS or not _is_shown(character):
+            yield character.encode("unicode_escape").decode()
+        else:
+            yield character
 
 
 @contextmanager
@@ -40,7 +74,13 @@ def results() -> Iterator[None]:
 def say(text: str) -> None:
     """Write a line of the result."""
     with results():
-        typer.echo(text)
+        typer.echo(one_line(text))
+
+
+def say_json(body: bytes) -> None:
+    """Write a line of JSON, of any length."""
+    with results():
+        typer.echo(printable_json(body))
 
 
 def tell(text: object) -> None:
@@ -71,7 +111,7 @@ def agree(question: str, *, yes: bool) -> None:
     # The event loop takes Ctrl-C for itself, and would act on it only after the answer.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        agreed = typer.confirm(question, err=True)
+        agreed = typer.confirm(one_line(question), err=True)
     finally:
         signal.signal(signal.SIGINT, previous)
     if not agreed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from apicas._secrets import Secret, secret
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def connect(pool: str, **options: Any) -> PoolClient:
     if parts.scheme == "sqlite":
         return _sqlite(pool, options)
     if parts.scheme in {"http", "https"}:
-        return _couch(pool, options)
+        address = Secret(pool)
+        # What is below may raise, and a traceback may show the values of variables.
+        del pool, parts
+        return _couch(address, {**options, "password": secret(options.pop("password", None))})
     raise ConfigError(
         f"{_shown(pool)!r} is no pool: write sqlite:///file.db, http(s)://user@host:5984/database or memory:"
     )
@@ -48,20 +52,22 @@ def _sqlite(pool: str, options: dict[str, Any]) -> PoolClient:
     return SQLiteClient(unquote(path[1:]), **options)
 
 
-def _couch(pool: str, options: dict[str, Any]) -> PoolClient:
-    parts = urlsplit(pool)
+def _couch(pool: Secret, options: dict[str, Any]) -> PoolClient:
+    shown = _shown(pool.reveal())
+    parts = urlsplit(pool.reveal())
+    if parts.username is not None:
+        options.setdefault("username", unquote(parts.username))
+    if parts.password is not None and options["password"] is None:
+        options["password"] = Secret(unquote(parts.password))
+    parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     server, _, database = parts.path.strip("/").rpartition("/")
     if not database or parts.hostname is None:
-        raise ConfigError(f"{_shown(pool)!r} names no database: write http(s)://user@host:5984/database")
+        raise ConfigError(f"{shown!r} names no database: write http(s)://user@host:5984/database")
     try:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        raise ConfigError(f"{_shown(pool)!r}: the port is no number") from None
+        raise ConfigError(f"{shown!r}: the port is no number") from None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if parts.username is not None:
-        options.setdefault("username", unquote(parts.username))
-    if parts.password is not None:
-        options.setdefault("password", unquote(parts.password))
     path = f"/{server}" if server else ""
     from apicas.clients.couch import CouchClient  # noqa: PLC0415
 

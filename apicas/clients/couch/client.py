@@ -5,29 +5,33 @@ Rules:
   back. Never is `w` or `r` set: with one node hung, a read of all replicas waits for a minute and has no answer.
 - Reads are repeated for a bounded number of times; a write only where the first attempt certainly failed, or where a
   conflict on the second is counted as unknown.
-- Documents are read with `_bulk_get`, which asks a majority of the replicas and costs a fraction of include_docs.
+- Documents are read with `_bulk_get`, which asks a majority of the replicas and costs a fraction of include_docs. A
+  document of several live leaves says so, in `_conflicts`; it is deleted with all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from typing_extensions import Unpack
 from yarl import URL
 
-from apicas._documents import Document, check_id, encode
+from apicas._documents import Document, encode
+from apicas._secrets import Secret, secret
 from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.couch import answers, designs
 from apicas.clients.couch.administration import Administration
 from apicas.clients.couch.attachments import Attachments
 from apicas.clients.couch.clock import StoreClock
+from apicas.clients.couch.conflicts import SplitFeed, delete_all_leaves
 from apicas.clients.couch.credentials import Login
 from apicas.clients.couch.feed import follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
+from apicas.clients.couch.reading import READ_AT_ONCE, Reader
 from apicas.clients.couch.transport import Transport
 from apicas.clients.couch.writing import BulkWriter, tombstone
 from apicas.clients.port import (
@@ -42,14 +46,10 @@ from apicas.clients.port import (
 from apicas.exceptions import (
     AccessDeniedError,
     ConfigError,
-    InvalidTokenError,
     TokenNotFoundError,
     ViewNotFoundError,
 )
 from apicas.views import MONITOR, MONITOR_VIEWS, OVERVIEW, View, full_name
-
-_READ_AT_ONCE: Final = 1000
-"""Documents in one request, as in one write."""
 
 
 class CouchClient(PoolClient):
@@ -73,15 +73,18 @@ class CouchClient(PoolClient):
         url: str = "http://localhost:5984",
         db: str = "test",
         username: str | None = None,
-        password: str | None = None,
+        password: str | Secret | None = None,
         **options: Unpack[CouchKeywords],
     ) -> None:
+        server, login = _server_and_login(Secret(url), username, secret(password))
+        # What is below may raise, and a traceback may show the values of variables.
+        del url, password
+        if server is None:
+            raise ConfigError("the server's URL is not of the form http(s)://host:port")
+        self._server, self._login = server, Login(*login) if login else None
         self._options = CouchOptions(**options)
         super().__init__(max_document_bytes=self._options.max_document_bytes)
-        parsed = _server(url)
         self._name = db
-        self._login = _login(username or parsed.user, parsed.password if password is None else password)
-        self._server = parsed.with_user(None)
         self._path = quote(db, safe="")
         self._address = f"{self._server.with_user(self._login.username if self._login else None)}".rstrip("/")
         self._address += f"/{self._path}"
@@ -91,6 +94,8 @@ class CouchClient(PoolClient):
         self._transport = Transport(self._address, self._server, self._gate, self._options)
         self._administration = Administration(self._transport, db)
         self._writer = BulkWriter(self._transport, f"{self._path}/_bulk_docs", self._options)
+        self._reader = Reader(self._transport, self._path)
+        self._split_feed = SplitFeed(self._transport, f"{self._path}/_changes")
         self._attachments = Attachments(self._transport, self._path, self._options)
 
     @property
@@ -129,6 +134,7 @@ class CouchClient(PoolClient):
         info = await self._administration.info()
         if info is not None:
             self.replicated = info.get("cluster", {}).get("n", 1) > 1
+            self._reader.lists_leaves = "cluster" in info  # CouchDB since 2.0; what only speaks like it says nothing
         return info is not None
 
     async def aclose(self) -> None:
@@ -227,10 +233,7 @@ class CouchClient(PoolClient):
 
     async def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Read documents, each as a majority of the replicas has it; attachments are stubs."""
-        unique = [identifier for identifier in dict.fromkeys(ids) if _is_id(identifier)]
-        found: dict[str, Document] = {}
-        for start in range(0, len(unique), _READ_AT_ONCE):
-            found |= await self._bodies(unique[start : start + _READ_AT_ONCE])
+        found = await self._reader.documents(ids)
         # An id that was asked for twice is answered with two documents, which their users may change.
         seen: set[str] = set()
         documents: list[Document | None] = []
@@ -240,14 +243,23 @@ class CouchClient(PoolClient):
             seen.add(identifier)
         return documents
 
-    async def _bodies(self, ids: Sequence[str]) -> dict[str, Document]:
-        body = encode({"docs": [{"id": identifier} for identifier in ids]})
+    async def leaves(self, ids: Sequence[str]) -> list[list[Document]]:
+        """Every live version of documents, the shown one first, as a majority of the replicas has them."""
+        found = await self._reader.leaves(ids)
+        return [[dict(leaf) for leaf in found.get(identifier, ())] for identifier in ids]
 
-        async def attempt() -> dict[str, Document]:
-            answer = await self._transport.send("POST", f"{self._path}/_bulk_get", body)
-            return answers.bodies(answer.value()["results"])
+    async def conflicted(self, limit: int | None = None) -> list[str]:
+        """The ids of tokens that have several live versions.
 
-        return await self._transport.repeat(attempt)
+        From a view of our own; on a pool without it, from the changes feed, which this client reads once from its
+        beginning, and then only what is new.
+        """
+        try:
+            parameters = {} if limit is None else {"limit": limit}
+            rows = (await self._view(f"{designs.OWN_NAME}/{designs.CONFLICTS_VIEW}", parameters, fresh=True))["rows"]
+        except ViewNotFoundError:
+            return (await self._split_feed.ids(self.leaves))[:limit]
+        return [row["id"] for row in rows]
 
     async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
         """Read rows of a view, and then, where asked for, their documents."""
@@ -297,7 +309,7 @@ class CouchClient(PoolClient):
         """Read documents in their order until `limit` are found, or there are no more."""
         while ids and len(found) < limit:
             wanted = limit - len(found)
-            found |= await self._bodies(ids[:wanted])
+            found |= await self._reader.documents(ids[:wanted])
             ids = ids[wanted:]
 
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
@@ -333,13 +345,13 @@ class CouchClient(PoolClient):
 
     async def _count_by_reading(self) -> int:
         number: int = 0
-        page: dict[str, Any] = {"include_docs": True, "limit": _READ_AT_ONCE}
+        page: dict[str, Any] = {"include_docs": True, "limit": READ_AT_ONCE}
         while True:
             answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
             rows = answer.value()["rows"]
             # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
             number += sum(row["doc"].get("type") == "token" for row in rows if row["id"] != page.get("startkey"))
-            if len(rows) < _READ_AT_ONCE:
+            if len(rows) < READ_AT_ONCE:
                 return number
             page["startkey"] = rows[-1]["id"]
 
@@ -367,6 +379,10 @@ class CouchClient(PoolClient):
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete exactly these versions; what stays in the store is their ids."""
         return await self._save_encoded([tombstone(leaf) for leaf in leaves])
+
+    async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Delete documents, all live versions of each: were one left, it would show from then on."""
+        return await delete_all_leaves(documents, leaves=self.leaves, discard=self.discard)
 
     # Attachments and changes. ---------------------------------------------------------------------------------------
 
@@ -396,23 +412,15 @@ class CouchClient(PoolClient):
                 yield change
 
 
-def _server(url: str) -> URL:
+def _server_and_login(
+    url: Secret, username: str | None, password: Secret | None
+) -> tuple[URL | None, tuple[str, Secret] | None]:
+    """A server's URL without login, None for what is none; and name and password, those of the URL included."""
     try:
-        parsed = URL(url)
+        parsed = URL(url.reveal())
     except ValueError:
         parsed = URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ConfigError("the server's URL is not of the form http(s)://host:port")
-    return parsed
-
-
-def _login(username: str | None, password: str | None) -> Login | None:
-    return None if username is None else Login(username, password or "")
-
-
-def _is_id(identifier: str) -> bool:
-    try:
-        check_id(identifier)
-    except InvalidTokenError:
-        return False
-    return True
+    name = username or parsed.user
+    login = None if name is None else (name, secret(parsed.password if password is None else password) or Secret(""))
+    is_server = parsed.scheme in {"http", "https"} and parsed.host
+    return (parsed.with_user(None) if is_server else None), login

@@ -7,9 +7,10 @@ repr, no message and no URL.
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -17,19 +18,30 @@ from aiohttp import hdrs
 from yarl import URL
 
 from apicas._documents import encode
-from apicas.exceptions import ConfigError
+from apicas._secrets import Secret
+from apicas.exceptions import AccessDeniedError, ConfigError
 
 _COOKIE: Final = "AuthSession"
+# What may stand in a header as a cookie's value. The library decodes quotes and escapes, line ends among them.
+_COOKIE_VALUE: Final = re.compile(r"[!#-+\--:<-\[\]-~]{1,4096}", re.ASCII)
 Check = Callable[[aiohttp.ClientResponse], Awaitable[None]]
 """Raises for an answer that refuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A name and its password."""
+    """A name and its password.
+
+    Raises:
+        ConfigError: they are no text that can be sent, as where the environment's bytes are not UTF-8.
+    """
 
     username: str
-    password: str = field(repr=False)
+    password: Secret
+
+    def __post_init__(self) -> None:
+        if not (_is_text(self.username) and _is_text(self.password.reveal())):
+            raise ConfigError("the name or the password is no text: it holds bytes that are not UTF-8")
 
 
 class Anonymous:
@@ -55,13 +67,14 @@ class BasicCredentials(Anonymous):
     """
 
     def __init__(self, login: Login) -> None:
-        if ":" in login.username:
-            raise ConfigError(f"the user name {login.username!r} has a colon, which basic authentication cannot send")
-        self._header = "Basic " + b64encode(f"{login.username}:{login.password}".encode()).decode()
+        if ":" in login.username:  # not shown: what stands behind the colon may be the password
+            raise ConfigError("the user name has a colon, which basic authentication cannot send")
+        pair = f"{login.username}:{login.password.reveal()}"
+        self._header = Secret("Basic " + b64encode(pair.encode()).decode())
 
     async def sign(self, request: aiohttp.ClientRequest) -> None:
         """Add the header."""
-        request.headers[hdrs.AUTHORIZATION] = self._header
+        request.headers[hdrs.AUTHORIZATION] = self._header.reveal()
 
 
 class CookieCredentials(Anonymous):
@@ -79,7 +92,7 @@ class CookieCredentials(Anonymous):
         self._login = login
         self._url = server / "_session"
         self._check = check
-        self._cookie: str | None = None
+        self._cookie: Secret | None = None
         self._opening = asyncio.Lock()
 
     async def sign(self, request: aiohttp.ClientRequest) -> None:
@@ -96,26 +109,40 @@ class CookieCredentials(Anonymous):
 
     def note(self, response: aiohttp.ClientResponse) -> None:
         """Keep the younger cookie that an answer brings."""
-        if (cookie := response.cookies.get(_COOKIE)) is not None and cookie.value:
-            self._cookie = cookie.value
+        cookie = response.cookies.get(_COOKIE)
+        if cookie is not None and _COOKIE_VALUE.fullmatch(cookie.value):
+            self._cookie = Secret(cookie.value)
 
     def _add(self, request: aiohttp.ClientRequest) -> None:
-        request.headers[hdrs.COOKIE] = f"{_COOKIE}={self._cookie}"
+        if self._cookie is None:
+            raise AccessDeniedError(f"{self._url.origin()} opens no session: it answered the login with no cookie")
+        request.headers[hdrs.COOKIE] = f"{_COOKIE}={self._cookie.reveal()}"
 
-    async def _open(self, session: aiohttp.ClientSession, refused: str | None) -> None:
+    async def _open(self, session: aiohttp.ClientSession, refused: Secret | None) -> None:
         """Open a session, unless another request has done so since the refused cookie was sent."""
         async with self._opening:
             if self._cookie != refused:
                 return
-            body = encode({"name": self._login.username, "password": self._login.password})
             headers = {hdrs.CONTENT_TYPE: "application/json", hdrs.ACCEPT: "application/json"}
             # No middlewares: this request has no cookie to send yet.
             async with session.post(
-                self._url, data=body, headers=headers, middlewares=(), allow_redirects=False
+                self._url, data=self._body(), headers=headers, middlewares=(), allow_redirects=False
             ) as response:
                 await self._check(response)
                 self.note(response)
 
+    def _body(self) -> bytes:
+        return encode({"name": self._login.username, "password": self._login.password.reveal()})
 
-def _cookie_of(request: aiohttp.ClientRequest) -> str | None:
-    return request.headers.get(hdrs.COOKIE, "").removeprefix(f"{_COOKIE}=") or None
+
+def _cookie_of(request: aiohttp.ClientRequest) -> Secret | None:
+    value = request.headers.get(hdrs.COOKIE, "").removeprefix(f"{_COOKIE}=")
+    return Secret(value) if value else None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

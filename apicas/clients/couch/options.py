@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from typing_extensions import TypedDict
 from apicas._documents import MAX_DOCUMENT_BYTES
 from apicas.exceptions import ConfigError
 from apicas.policies import Backoff
+
+
+log = logging.getLogger(__name__)
 
 
 class CouchKeywords(TypedDict, total=False):
@@ -66,6 +70,10 @@ class CouchOptions:
     rng: Random = field(default_factory=Random, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.verify:
+            log.warning(
+                "verify=False: the server's certificate is not checked, anybody on the way can read the password"
+            )
         if self.auth not in {"basic", "cookie"}:
             raise ConfigError(f"auth is {self.auth!r}; there are basic and cookie")
         for name in ("timeout", "index_timeout", "heartbeat", "connections", "attempts"):
