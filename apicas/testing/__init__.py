@@ -1,16 +1,23 @@
-"""For tests, yours and ours: the conformance suite of clients, a client that fails on demand, and virtual time."""
+"""For tests, yours and ours: the conformance suite, clients that fail on demand, virtual time, and what must hold."""
 
 from __future__ import annotations
 
 from apicas.testing.conformance import CLIENT_CHECKS, check_client
 from apicas.testing.faults import Faults, FaultyClient
-from apicas.testing.virtual import Deadlock, VirtualTimeLoop, run_virtual, unix_time, virtual_environment
+from apicas.testing.replicas import ReplicatedClient
+from apicas.testing.store import Latency, Mishaps, ReplicatedStore
+from apicas.testing.virtual import Deadlock, Group, VirtualTimeLoop, run_virtual, unix_time, virtual_environment
 
 __all__ = [
     "CLIENT_CHECKS",
     "Deadlock",
     "Faults",
     "FaultyClient",
+    "Group",
+    "Latency",
+    "Mishaps",
+    "ReplicatedClient",
+    "ReplicatedStore",
     "VirtualTimeLoop",
     "check_client",
     "run_virtual",

@@ -1,0 +1,360 @@
+"""A simulated store of one or more replicas, in virtual time, with all that can go wrong between it and its clients.
+
+A request travels to the replica that its client is connected to, the coordinator, which asks all replicas that it
+reaches. A write is *written* once a majority has taken it, *accepted* (unknown to its writer) if some have, and a
+*conflict* if none has. Reads ask two replicas and show what both have together. Between the replicas what was written
+spreads after a while. Each step takes virtual time, drawn from a seed, so that everything may overtake everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from apicas.clients.port import SaveStatus
+from apicas.exceptions import PoolUnavailableError
+from apicas.testing.revisions import Replica, Revision, joined, live
+from apicas.testing.virtual import VirtualTimeLoop, virtual_loop
+from apicas.views import MONITOR_VIEWS, View
+
+Reply = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long things take, in seconds; each draw lies between half and one and a half times the value."""
+
+    leg: float = 0.004
+    """From a client to its replica, and back."""
+    hop: float = 0.002
+    """From one replica to another, and back."""
+    spread: float = 0.1
+    """Until replicas tell each other what was written."""
+    client_timeout: float = 3.0
+    """Exactly so long a client waits for an answer."""
+    quorum_timeout: float = 2.0
+    """Exactly so long a coordinator waits for replicas that do not answer."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Mishaps:
+    """What happens to the requests of one client, each with a probability from 0 to 1."""
+
+    lost_requests: float = 0.0
+    lost_answers: float = 0.0
+    duplicates: float = 0.0
+    delays: float = 0.0
+    longest_delay: float = 5.0
+    """Seconds; beyond the client's timeout, so that a request may arrive after its client gave up."""
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One document of one write request, on its way through the store; what observers are shown."""
+
+    client: str
+    revision: Revision
+    base: str | None
+    taken: set[int] = field(default_factory=set)
+    """The replicas that took it from this request."""
+    refused: int = 0
+    status: SaveStatus | None = None
+    """What the coordinator made of it; None as long as it waits."""
+    reason: str = ""
+
+
+class Observer(Protocol):
+    """What is told of every write, at the moment at which it happens."""
+
+    def written(self, write: Write, replica: Replica) -> None:
+        """A replica took a write from a client's request."""
+        ...
+
+    def answered(self, write: Write) -> None:
+        """The coordinator knows what became of a write. Its client may never hear of it."""
+        ...
+
+
+@dataclass(slots=True)
+class Gathering:
+    """A bulk write whose replicas have yet to answer."""
+
+    writes: Sequence[Write]
+    waiting: int
+    reply: Reply
+    over: bool = False
+
+
+class ReplicatedStore:
+    """The store: its replicas, the network around them, and what is wrong with it.
+
+    Args:
+        replicas: 1 or more; 3 as on a cluster.
+        seed: of all delays and mishaps.
+        latency: how long things take.
+    """
+
+    def __init__(self, replicas: int = 1, *, seed: int | str = 0, latency: Latency | None = None) -> None:
+        self.replicas = [Replica(number) for number in range(replicas)]
+        self.majority = replicas // 2 + 1
+        self.rng = Random(f"store {seed}")
+        self.latency = latency or Latency()
+        self.views: dict[str, View] = dict(MONITOR_VIEWS)
+        self.ready = False
+        self.revisions: dict[tuple[str, str], Revision] = {}
+        """Every revision that there ever was."""
+        self.cut: set[tuple[Any, Any]] = set()
+        """Pairs that do not reach each other, both ways around: replicas by number, clients by name."""
+        self.away: set[Any] = set()
+        """Replicas, by number, that refuse connections, as if their process were not there."""
+        self.mishaps: dict[str, Mishaps] = {}
+        """By the name of a client."""
+        self.clock_errors: dict[Any, float] = {}
+        """Seconds by which the store's clock seems wrong, by the name of a client or the number of a replica."""
+        self.observers: list[Observer] = []
+        self.fired: Counter[str] = Counter()
+        """How many times each fault has really hit something."""
+        self._context = Context()
+        self._spreading: set[str] = set()
+        self._jitter = self.rng.random
+
+    # The network. ---------------------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> VirtualTimeLoop:
+        """The loop in virtual time."""
+        return virtual_loop()
+
+    def later(self, delay: float, callback: Callable[..., Any], *arguments: Any) -> None:
+        """Do something after a delay of which half to one and a half pass, outside of every client's process."""
+        seconds = delay * (0.5 + self._jitter())
+        loop = asyncio.get_running_loop()
+        loop.call_at(loop.time() + seconds, callback, *arguments, context=self._context)
+
+    def reaches(self, one: Any, other: Any) -> bool:
+        """Whether a message gets from one to the other."""
+        return one == other or not self.cut or ((one, other) not in self.cut and (other, one) not in self.cut)
+
+    def has_quorum(self, name: str, home: int) -> bool:
+        """Whether a client can have something written: its replica lives, and reaches a majority of those that do."""
+        return self._is_up(home) and self.reaches(name, home) and len(self._up_around(home)) >= self.majority
+
+    def _is_up(self, number: int) -> bool:
+        return number not in self.away and not self.replicas[number].paused
+
+    def _up_around(self, home: int) -> list[int]:
+        return [n for n in range(len(self.replicas)) if self._is_up(n) and self.reaches(home, n)]
+
+    def send(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
+        """Send a request to a replica; its answer, if one arrives, becomes the future's result.
+
+        Raises:
+            PoolUnavailableError: the connection is refused.
+        """
+        if home in self.away:
+            self.fired["refused"] += 1
+            raise PoolUnavailableError(f"replica {home} refuses the connection")
+        mishaps = self.mishaps.get(name)
+        delay = 0.0
+        copies = 1
+        if mishaps is not None:
+            if self._strikes(mishaps.lost_requests, "lost request"):
+                return
+            if self._strikes(mishaps.duplicates, "duplicate"):
+                copies = 2
+            if self._strikes(mishaps.delays, "delay"):
+                delay = mishaps.longest_delay * self._jitter()
+        for copy in range(copies):
+            self.later(self.latency.leg + delay + copy * 0.5, self._arrive, name, home, serve, future)
+
+    def _strikes(self, probability: float, what: str) -> bool:
+        if not probability or self._jitter() >= probability:
+            return False
+        self.fired[what] += 1
+        return True
+
+    def _arrive(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
+        if not self.reaches(name, home) or home in self.away:
+            self.fired["cut"] += 1
+            return
+        replica = self.replicas[home]
+        if replica.paused:
+            self.fired["replica paused"] += 1
+            replica.inbox.append((self._arrive, name, home, serve, future))
+            return
+
+        def reply(answer: Any) -> None:
+            mishaps = self.mishaps.get(name)
+            if mishaps is not None and self._strikes(mishaps.lost_answers, "lost answer"):
+                return
+            self.later(self.latency.leg, self._come_back, name, home, future, answer)
+
+        serve(reply)
+
+    def _come_back(self, name: str, home: int, future: asyncio.Future[Any], answer: Any) -> None:
+        if not self.reaches(name, home):
+            self.fired["cut"] += 1
+        elif not future.done():
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    def pause_replica(self, number: int) -> None:
+        """Stop a replica's process; what is sent to it waits."""
+        self.replicas[number].paused = True
+
+    def resume_replica(self, number: int) -> None:
+        """Wake it: what was sent to it meanwhile arrives now."""
+        replica = self.replicas[number]
+        replica.paused = False
+        waiting, replica.inbox = replica.inbox, []
+        for callback, *arguments in waiting:
+            self.later(self.latency.hop, callback, *arguments)  # type: ignore[arg-type]
+        self.mend()
+
+    def mend(self) -> None:
+        """Have the replicas tell each other again what they know; after a partition has ended."""
+        for identifier in {identifier for replica in self.replicas for identifier in replica.leaves}:
+            self._spread_later(identifier)
+
+    # Writing. -------------------------------------------------------------------------------------------------------
+
+    def digest(self) -> str:
+        """Of a new revision; never the same twice."""
+        return f"{self.rng.getrandbits(64):016x}"
+
+    def write(self, home: int, writes: Sequence[Write], reply: Reply) -> None:
+        """Carry out a bulk write at its coordinator; answers with the writes, their `status` set."""
+        others = [n for n in range(len(self.replicas)) if n != home and n not in self.away and self.reaches(home, n)]
+        gathering = Gathering(writes, 1 + len(others), reply)
+        self.later(self.latency.hop, self._take, home, gathering)
+        for number in others:
+            self.later(self.latency.hop * 2, self._take, number, gathering)
+        if any(self.replicas[number].paused for number in others):
+            loop = asyncio.get_running_loop()
+            loop.call_at(loop.time() + self.latency.quorum_timeout, self._conclude, gathering, context=self._context)
+
+    def _take(self, number: int, gathering: Gathering) -> None:
+        """One replica takes what it can of a bulk."""
+        replica = self.replicas[number]
+        if replica.paused:
+            self.fired["replica paused"] += 1
+            replica.inbox.append((self._take, number, gathering))
+            return
+        for write in gathering.writes:
+            if write.reason:
+                continue
+            if replica.write(write.revision, write.base):
+                write.taken.add(number)
+                self.revisions[write.revision.id, write.revision.rev] = write.revision
+                for observer in self.observers:
+                    observer.written(write, replica)
+                if len(self.replicas) > 1:
+                    self._spread_later(write.revision.id)
+            else:
+                write.refused += 1
+        gathering.waiting -= 1
+        if not gathering.waiting or all(len(w.taken) >= self.majority or w.reason for w in gathering.writes):
+            self._conclude(gathering)
+
+    def _conclude(self, gathering: Gathering) -> None:
+        if gathering.over:
+            return
+        gathering.over = True
+        for write in gathering.writes:
+            write.status = self._status(write)
+            if write.status is SaveStatus.UNKNOWN:
+                self.fired["accepted"] += 1
+            for observer in self.observers:
+                observer.answered(write)
+        gathering.reply([(write.status, write.revision.rev, write.reason) for write in gathering.writes])
+
+    def _status(self, write: Write) -> SaveStatus:
+        if write.reason:
+            return SaveStatus.REJECTED
+        if len(write.taken) >= self.majority:
+            return SaveStatus.WRITTEN
+        # Without any answer nobody knows; and some, but no majority, is what a cluster calls accepted.
+        return SaveStatus.UNKNOWN if write.taken or not write.refused else SaveStatus.CONFLICT
+
+    # Between the replicas. ------------------------------------------------------------------------------------------
+
+    def _spread_later(self, identifier: str) -> None:
+        if identifier not in self._spreading and len(self.replicas) > 1:
+            self._spreading.add(identifier)
+            self.later(self.latency.spread, self._spread, identifier)
+
+    def _spread(self, identifier: str) -> None:
+        """One replica tells another one of a document; again as long as some differ that reach each other."""
+        self._spreading.discard(identifier)
+        pairs = [
+            (source, target)
+            for source in self.replicas
+            for target in self.replicas
+            if source is not target
+            and self._is_up(source.number)
+            and self._is_up(target.number)
+            and self.reaches(source.number, target.number)
+            and any(not target.knows(leaf) for leaf in source.leaves_of(identifier))
+        ]
+        if not pairs:
+            return
+        source, target = pairs[int(self._jitter() * len(pairs))]
+        for leaf in source.leaves_of(identifier):
+            target.learn(leaf)
+        if len(live(target.leaves_of(identifier))) > 1:
+            self.fired["conflict leaves"] += 1
+        self._spread_later(identifier)
+
+    # Reading. -------------------------------------------------------------------------------------------------------
+
+    def read(self, home: int, ids: Sequence[str], reply: Reply) -> None:
+        """Read the leaves of documents from two replicas, where there are two to be had."""
+        here = {identifier: self.replicas[home].leaves_of(identifier) for identifier in ids}
+        if len(self.replicas) == 1:
+            reply(here)
+            return
+        others = [n for n in range(len(self.replicas)) if n != home and n not in self.away and self.reaches(home, n)]
+        awake = [n for n in others if not self.replicas[n].paused]
+        if awake:
+            self.later(self.latency.hop * 2, self._read_second, awake[int(self._jitter() * len(awake))], here, reply)
+        elif others:
+            self.fired["no read quorum"] += 1
+            self.later(self.latency.quorum_timeout, reply, PoolUnavailableError("not enough replicas answer"))
+        else:
+            self.fired["read of a minority"] += 1
+            reply(here)
+
+    def _read_second(self, number: int, here: dict[str, list[Revision]], reply: Reply) -> None:
+        second = self.replicas[number]
+        both = {identifier: joined(leaves, second.leaves_of(identifier)) for identifier, leaves in here.items()}
+        if any(
+            live(both[identifier])[:1] != live(leaves)[:1]  # the coordinator's copy is behind
+            for identifier, leaves in here.items()
+        ):
+            self.fired["read of a replica that was behind"] += 1
+        reply(both)
+
+    # What a test sees of all replicas at once. ----------------------------------------------------------------------
+
+    def all_leaves(self, identifier: str) -> list[Revision]:
+        """The live leaves of a document, were all replicas to know of each other; the shown one first."""
+        together: list[Revision] = []
+        for replica in self.replicas:
+            together = joined(together, replica.leaves_of(identifier))
+        return live(together)
+
+    def truth(self, identifier: str) -> Revision | None:
+        """The version that would be shown then; None where the document does not exist."""
+        leaves = self.all_leaves(identifier)
+        return leaves[0] if leaves else None
+
+    def ids(self) -> Iterable[str]:
+        """The ids of all live documents."""
+        return sorted({identifier for replica in self.replicas for identifier in replica.ids})
