@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ class Environment:
     monotonic: Callable[[], float] = time.monotonic
     """Seconds, never set back."""
     rng: Random = field(default_factory=Random)
-    new_id: Callable[[], str] = partial(secrets.token_hex, 8)
+    new_id: Callable[[], str] = field(default=lambda: secrets.token_hex(8))
     """Makes the id of a claim; a simulation makes the same ones every time."""
     owner_is_gone: Callable[[Mapping[str, Any]], bool]
     """Whether the claim in a document is of a process that is known not to exist any more."""

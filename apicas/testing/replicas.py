@@ -1,12 +1,12 @@
 """A client of a simulated store with one or three replicas: `ReplicatedClient`, for tests in virtual time.
 
-    async def main() -> None:
-        store = ReplicatedStore(3, seed=7)
-        async with ReplicatedClient(store, "pilot") as client:
-            ...
-            store.cut.add(("pilot", 0))  # from here on nothing it sends arrives
+async def main() -> None:
+    store = ReplicatedStore(3, seed=7)
+    async with ReplicatedClient(store, "pilot") as client:
+        ...
+        store.cut.add(("pilot", 0))  # from here on nothing it sends arrives
 
-    run_virtual(main)
+run_virtual(main)
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class ReplicatedClient(PoolClient):
 
         try:
             rows = await self._ask(serve)
-        except _Silence as error:
+        except _SilenceError as error:
             return [SaveResult(SaveStatus.UNKNOWN, reason=str(error))] * len(makers)
         return [
             SaveResult(status, rev if status is SaveStatus.WRITTEN else None, reason) for status, rev, reason in rows
@@ -312,13 +312,13 @@ class ReplicatedClient(PoolClient):
             await anyio.sleep(_CHANGES_POLL)
 
 
-class _Silence(PoolUnavailableError):
+class _SilenceError(PoolUnavailableError):
     """No answer came: what was asked may have happened."""
 
 
 def _give_up(future: asyncio.Future[Any], address: str) -> None:
     if not future.done():
-        future.set_exception(_Silence(f"{address} does not answer"))
+        future.set_exception(_SilenceError(f"{address} does not answer"))
 
 
 def _shown(leaves: Sequence[Revision]) -> Document | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from apicas._documents import Document, decode
 from apicas.clients.port import MISSING, ViewQuery, ViewRow
@@ -18,6 +19,7 @@ from apicas.views import View
 
 Files = Mapping[str, tuple[str, bytes]]
 """Attachments by name: content type and content."""
+NO_FILES: Files = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +34,7 @@ class Revision:
     content: Document
     """What `body` says, to look at."""
     deleted: bool = False
-    files: Files = field(default_factory=dict)
+    files: Files = NO_FILES
     state: TokenState = TokenState.NO_VIEW
 
     @property
@@ -72,7 +74,13 @@ class Revision:
 
 
 def make_revision(
-    identifier: str, parent: Revision | None, digest: str, body: bytes, *, deleted: bool = False, files: Files = {}
+    identifier: str,
+    parent: Revision | None,
+    digest: str,
+    body: bytes,
+    *,
+    deleted: bool = False,
+    files: Files = NO_FILES,
 ) -> Revision:
     """The child of a revision, or the first of its document."""
     content = decode(body)

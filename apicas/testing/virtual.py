@@ -7,7 +7,7 @@
 
         run_virtual(main)
 
-The clock stands still while a thread of asyncio's or anyio's pools, or any other that was started in the loop, works: it
+The clock stands still while a thread works, one of asyncio's or anyio's pools or any other that was started since: it
 jumps only when nothing can happen before the next timer. Sockets and processes are beyond what it can see.
 
 A `Group` is what runs as one process of its own would: it can be stopped and woken, and the rest of the loop goes on.
@@ -23,12 +23,13 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any, TypeVar
 
-from typing_extensions import override
+from typing_extensions import TypeVarTuple, Unpack, override
 
 from apicas._runtime.environment import Environment
 from apicas.modifiers import Owner
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EPOCH = 1_800_000_000.0
 """The virtual unix time at which every virtual loop starts."""
@@ -199,7 +200,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             gated.handle = super().call_soon(gated, context=gated.context)
 
     @override
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
         gated = self._gate(callback, args, context) if self.has_groups else None
         if gated is None:
             return super().call_soon(callback, *args, context=context)
@@ -208,7 +211,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @override
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.TimerHandle:
         gated = self._gate(callback, args, context) if self.has_groups else None
         if gated is None:
@@ -225,14 +228,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @override
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
     ) -> asyncio.Handle:
         if threading.get_ident() == self._own_thread:
             return self.call_soon(callback, *args, context=context)
         return super().call_soon_threadsafe(callback, *args, context=context)
 
     @override
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         used = executor or self._default_executor  # type: ignore[attr-defined]  # made by the call
         watched = next((one for one in self._jumping.executors if one.executor is used), None)
