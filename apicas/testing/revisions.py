@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from apicas._documents import Document, decode
@@ -34,7 +34,7 @@ class Revision:
     content: Document
     """What `body` says, to look at."""
     deleted: bool = False
-    files: Files = NO_FILES
+    files: Files = field(default_factory=lambda: NO_FILES)
     state: TokenState = TokenState.NO_VIEW
 
     @property

@@ -201,7 +201,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @override
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         gated = self._gate(callback, args, context) if self.has_groups else None
         if gated is None:
@@ -211,7 +211,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @override
     def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         gated = self._gate(callback, args, context) if self.has_groups else None
         if gated is None:
@@ -228,14 +228,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @override
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         if threading.get_ident() == self._own_thread:
             return self.call_soon(callback, *args, context=context)
         return super().call_soon_threadsafe(callback, *args, context=context)
 
     @override
-    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         used = executor or self._default_executor  # type: ignore[attr-defined]  # made by the call
         watched = next((one for one in self._jumping.executors if one.executor is used), None)
