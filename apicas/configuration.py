@@ -371,5 +371,7 @@ def _parted(pool: Secret) -> tuple[str | None, str | None, Secret | None]:
     if ("@" in text and "@" not in url.netloc) or url.query or url.fragment:
         return None, None, None
     username = unquote(url.username) if url.username else None
+    if username and ":" in username:  # what stands behind the colon may be the password, and names are shown
+        return None, None, None
     address = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in text else text
     return address, username, Secret(unquote(url.password)) if url.password else None

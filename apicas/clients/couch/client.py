@@ -67,6 +67,8 @@ class CouchClient(PoolClient):
     """
 
     default_lease = 900.0
+    # For the repr of a client whose arguments were refused, as tracebacks show it.
+    _address = "that was not made"
 
     def __init__(
         self,

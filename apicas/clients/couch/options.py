@@ -16,7 +16,6 @@ from apicas._documents import MAX_DOCUMENT_BYTES
 from apicas.exceptions import ConfigError
 from apicas.policies import Backoff
 
-
 log = logging.getLogger(__name__)
 
 
