@@ -477,7 +477,7 @@ def _same_content(stored: Mapping[str, Any], written: Mapping[str, Any]) -> bool
     """Whether a document as it was read is what was written, but for its revision and the form of its attachments."""
     # Through JSON, since a tuple or a datetime is read back as something else than what was written.
     content: Document = decode(encode(dict(written)))
-    ignored = {"_rev", "_attachments"}
+    ignored = {"_rev", "_attachments", "_conflicts"}
     return {k: v for k, v in stored.items() if k not in ignored} == {
         k: v for k, v in content.items() if k not in ignored
     }

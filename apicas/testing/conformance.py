@@ -254,6 +254,69 @@ async def save_of_what_is_gone_is_a_conflict(make_client: MakeClient) -> None:
 
 
 @check
+async def what_nobody_raced_for_has_one_leaf(make_client: MakeClient) -> None:
+    """Each document that exists has its one live version; one that does not, or is deleted, has none."""
+    async with await _open(make_client, {"_id": "a"}, {"_id": "b"}, {"_id": "c"}) as client:
+        a, b, c = await client.get(["a", "b", "c"])
+        assert a is not None
+        assert c is not None
+        assert "_conflicts" not in a
+        await client.delete([c])
+        (edited,) = await client.save([{**a, "input": 1}])
+        if edited.written:  # else a replica was late, and there are two
+            a = {**a, "input": 1, "_rev": edited.rev}
+            assert await client.leaves(["b", "nothing", "a", "c", "b"]) == [[b], [], [a], [], [b]]
+            assert await client.conflicted() == []
+            assert await client.conflicted(5) == []
+        assert await client.leaves([]) == []
+
+
+@check
+async def what_was_read_may_be_written(make_client: MakeClient) -> None:
+    """The revisions of other versions, which a store puts into what it reads, are nothing that is stored."""
+    async with await _open(make_client, {"_id": "t"}) as client:
+        (stored,) = await client.get(["t"])
+        assert stored is not None
+        (result,) = await client.save([{**stored, "input": 1, "_conflicts": ["1-a"]}])
+        assert result.written, result
+        assert await client.get(["t"]) == [{**stored, "input": 1, "_rev": result.rev}]
+
+
+@check
+async def discard_deletes_one_version(make_client: MakeClient) -> None:
+    """Exactly the version that is named: of an older one, or of what is gone, nothing."""
+    async with await _open(make_client, {"_id": "t"}, {"_id": "u"}) as client:
+        old, other = await client.get(["t", "u"])
+        assert old is not None
+        assert other is not None
+        (edited,) = await client.save([{**old, "input": 1}])
+        late, won = await client.discard([old, other])
+        assert won.written
+        assert await client.get(["u"]) == [None]
+        _lost(client, *await client.discard([other]))
+        if _lost(client, late) and edited.written:
+            assert await client.get(["t"]) == [{**old, "input": 1, "_rev": edited.rev}]
+            (gone,) = await client.discard([{"_id": "t", "_rev": edited.rev}])
+            assert gone.written
+            assert await client.leaves(["t"]) == [[]]
+
+
+@check
+async def delete_is_compare_and_swap(make_client: MakeClient) -> None:
+    """A document is deleted by whoever knows its revision; others meet a conflict, and it stays."""
+    async with await _open(make_client, {"_id": "t"}) as client:
+        (old,) = await client.get(["t"])
+        assert old is not None
+        (edited,) = await client.save([{**old, "input": 1}])
+        assert edited.written, edited
+        if _lost(client, *await client.delete([old, {"_id": "nothing", "_rev": old["_rev"]}])):
+            assert await client.get(["t"]) == [{**old, "input": 1, "_rev": edited.rev}]
+            (gone,) = await client.delete([{"_id": "t", "_rev": edited.rev}])
+            assert gone.written, gone
+            assert await client.leaves(["t"]) == [[]]
+
+
+@check
 async def a_revision_never_comes_twice(make_client: MakeClient) -> None:
     """Deleted and made again with the same content, a document has another revision: old writers stay out."""
     async with await _open(make_client, {"_id": "t"}) as client:

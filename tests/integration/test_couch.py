@@ -241,7 +241,7 @@ async def test_of_stored_conflicts_the_shown_one_is_read(client: CouchClient, co
         )
     couch.request("DELETE", f"{database}/t3-c?rev={_padded('4-d')}")
     for name in ("t1-b", "t2-a", "t3-c"):
-        assert await client.get([name]) == [couch.request("GET", f"{database}/{name}")]
+        assert await client.get([name]) == [couch.request("GET", f"{database}/{name}?conflicts=true")]
 
 
 def _padded(rev: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from apicas._documents import Document, decode
@@ -112,19 +112,31 @@ def bodies(results: Iterable[Mapping[str, Any]]) -> dict[str, Document]:
 
 
 def winner(leaves: Iterable[Mapping[str, Any]]) -> Document | None:
-    """The leaf that CouchDB shows when no revision is named: not deleted, of the longest history, with the last digest.
+    """The leaf that CouchDB shows when no revision is named, with the revisions of other live ones in `_conflicts`.
 
     Raises:
         PoolUnavailableError: a leaf could not be read.
     """
-    best: Document | None = None
+    live = live_leaves(leaves)
+    if len(live) < 2:
+        return live[0] if live else None
+    return {**live[0], "_conflicts": [leaf["_rev"] for leaf in live[1:]]}
+
+
+def live_leaves(leaves: Iterable[Mapping[str, Any]]) -> list[Document]:
+    """The leaves that are not deleted, the shown one first: of the longest history, then with the last digest.
+
+    Raises:
+        PoolUnavailableError: a leaf could not be read.
+    """
+    live: list[Document] = []
     for leaf in leaves:
         document = leaf.get("ok")
         if document is None:
             _check_absent(leaf.get("error"))
-        elif not document.get("_deleted") and (best is None or revision_order(document) > revision_order(best)):
-            best = document
-    return best
+        elif not document.get("_deleted"):
+            live.append(document)
+    return sorted(live, key=revision_order, reverse=True)
 
 
 def _check_absent(error: Any) -> None:
@@ -136,6 +148,18 @@ def revision_order(document: Mapping[str, Any]) -> tuple[int, str]:
     """By what leaves are compared: the length of the history, then the digest."""
     number, _, digest = document["_rev"].partition("-")
     return int(number), digest
+
+
+def listed_documents(rows: Iterable[Mapping[str, Any]]) -> dict[str, Document]:
+    """The documents of an `_all_docs` by id; one that does not exist, or is deleted, is left out."""
+    return {row["id"]: row["doc"] for row in rows if row.get("doc") is not None}
+
+
+def split_ids(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
+    """The ids in a page of the changes feed with all leaves, each with whether there are several, deleted ones too."""
+    for row in rows:
+        if not row["id"].startswith("_design/"):
+            yield row["id"], len(row["changes"]) > 1
 
 
 def view_parameters(query: ViewQuery) -> dict[str, Any]:

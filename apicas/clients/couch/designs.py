@@ -16,13 +16,18 @@ from apicas.views import monitor_design
 Views: TypeAlias = Mapping[str, Any]
 
 TOKENS_VIEW: Final = "tokens"
+CONFLICTS_VIEW: Final = "conflicts"
 _OWN_VIEWS: Final[Views] = {
     TOKENS_VIEW: {
         "map": 'function (doc) {\n  if (doc.type === "token") {\n    emit(null, null);\n  }\n}',
         "reduce": "_count",
-    }
+    },
+    # `_conflicts` is there for map functions only where a document has several live leaves.
+    CONFLICTS_VIEW: {
+        "map": 'function (doc) {\n  if (doc.type === "token" && doc._conflicts) {\n    emit(null, null);\n  }\n}',
+    },
 }
-# Not kept up to date with every write: only `status` asks for it, and pilots should not pay for its index.
+# Not kept up to date with every write: only `status`, healing and the sweeps of pilots on a cluster ask for them.
 OWN_SETTINGS: Final[Mapping[str, Any]] = {"autoupdate": False}
 OWN_NAME: Final = f"apicas-{sha256(encode(_OWN_VIEWS)).hexdigest()[:12]}"
 
