@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from apicas._documents import Document, decode, encode
+from apicas._runtime.branches import Disowned
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveResult, SaveStatus, ViewQuery
@@ -87,6 +88,8 @@ class Claimer:
         self._hand_back = hand_back
         self._spread = Spread()
         self._unwritable: set[str] = set()
+        self.disowned = Disowned()
+        """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
         self.backoff = Backoff(first=0.02, most=2.0)
 
     async def run_once(self, view: str, wanted: int) -> Claimed:
@@ -120,13 +123,18 @@ class Claimer:
             token_id = document["_id"]
             if token_id in self._leases or token_id in self._unwritable:
                 claimed.listed -= 1  # its outcome is on the way, or it can't be claimed at all
+            elif document.get("_conflicts"):  # its owner may be on the version that is not shown; healing frees it
+                self._note_later(claimed, now + self._times.sweep)
             elif may_claim(document, now):
                 found.documents.append(document)
             elif state_of(document) is TokenState.TODO:
-                later = not_before(document)
-                claimed.next_at = later if claimed.next_at is None else min(claimed.next_at, later)
+                self._note_later(claimed, not_before(document))
         claimed.claimable = len(found.documents)
         return found
+
+    @staticmethod
+    def _note_later(claimed: Claimed, later: float) -> None:
+        claimed.next_at = later if claimed.next_at is None else min(claimed.next_at, later)
 
     async def _behind_the_waiting(self, view: str, wanted: int) -> _Found:
         """Read on past a whole window of tokens that wait for their time, else they would hide all others."""
@@ -183,7 +191,10 @@ class Claimer:
 
     def _disown(self, unclear: Sequence[tuple[str, Document]], claimed: Claimed, sent: float) -> None:
         """Hand back what was won, and what may have been. On a replicated store the latter goes stale; see _look."""
-        if not self._client.replicated:
+        if self._client.replicated:
+            for _, document in unclear:
+                self.disowned.add(document)
+        else:
             claimed.leases += [
                 self._hold(claim_id, document, sent)
                 for claim_id, document in unclear
@@ -209,6 +220,8 @@ class Claimer:
         if not unclear:
             return
         if self._client.replicated:
+            for _, document in unclear:
+                self.disowned.add(document)
             claimed.lost += len(unclear)
             return
         fresh = await self._client.get([document["_id"] for _, document in unclear])

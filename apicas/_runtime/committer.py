@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from apicas._documents import Document
+from apicas._runtime.branches import overtaken, read_own
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveResult, SaveStatus
@@ -168,6 +169,10 @@ class Committer:
                 held.append(settlement)
             else:
                 self._lost(settlement)
+        late = await overtaken(self._client, [settlement.lease for settlement in held])
+        for settlement in [one for one in held if one.lease in late]:
+            held.remove(settlement)
+            self._lost(settlement)
         if not held:
             return []
         results = await self._client.save([_document(settlement) for settlement in held])
@@ -206,7 +211,7 @@ class Committer:
         if not unclear:
             return []
         again: list[Settlement] = []
-        fresh = await self._client.get([settlement.lease.token_id for settlement in unclear])
+        fresh = await read_own(self._client, [settlement.lease for settlement in unclear])
         for settlement, document in zip(unclear, fresh, strict=True):
             lease = settlement.lease
             match standing(lease.stored, document, lease.claim_id):

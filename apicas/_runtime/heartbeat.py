@@ -11,11 +11,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
 from apicas._documents import Document
+from apicas._runtime.branches import overtaken, read_own
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveStatus
@@ -55,7 +56,8 @@ class Heartbeat:
             return 0
         try:
             with anyio.fail_after(self._times.beat_retry):
-                again = await self._beat(client, due, sent)
+                ours = await self._still_ours(client, due, sent)
+                again = await self._beat(client, ours, sent) if ours else 0
         except PoolError as error:
             self._say_away(error)
             return len(due)
@@ -85,7 +87,7 @@ class Heartbeat:
         if not unclear:
             return 0
         again = 0
-        fresh = await client.get([lease.token_id for lease, _ in unclear])
+        fresh = await read_own(client, [lease for lease, _ in unclear])
         for (lease, beaten), document in zip(unclear, fresh, strict=True):
             arrived = document is not None and beat_was_applied(lease.stored, document, lease.claim_id, beaten["lock"])
             if arrived:
@@ -96,10 +98,26 @@ class Heartbeat:
                 self._leases.beaten(lease, stored=document)
                 again += 1
             else:
-                log.warning("token %s is not ours any more: its work is stopped", lease.token_id)
-                self._leases.beaten(lease)
-                self._leases.lose(lease)
+                self._lose(lease)
         return again
+
+    async def _still_ours(self, client: Client, due: Sequence[Lease], sent: float) -> list[Lease]:
+        """What of this to beat: all but those that were silent for so long that another branch has overtaken them.
+
+        Where nobody can tell, it is beaten. A beat makes only our own branch longer; a commit would have to wait.
+        """
+        silent = [lease for lease in due if sent - lease.refreshed > self._times.lease / 2]
+        lost: set[Lease] = set()
+        with anyio.move_on_after(self._times.beat_retry / 2), suppress(PoolError):
+            lost = await overtaken(client, silent)
+        for lease in lost:
+            self._lose(lease)
+        return [lease for lease in due if lease not in lost]
+
+    def _lose(self, lease: Lease) -> None:
+        log.warning("token %s is not ours any more: its work is stopped", lease.token_id)
+        self._leases.beaten(lease)
+        self._leases.lose(lease)
 
     async def _connect(self, client: Client) -> bool:
         try:

@@ -18,6 +18,7 @@ import anyio
 from apicas._runtime.claims import Claimed, Claimer, copy_of
 from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
 from apicas._runtime.environment import Environment, real_environment
+from apicas._runtime.healer import Healer
 from apicas._runtime.heartbeat import Heartbeat
 from apicas._runtime.leases import Lease, Leases, Phase
 from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
@@ -104,7 +105,8 @@ class Keeper:
         self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
         self._heartbeat = Heartbeat(self._leases, *shared)
         self._committer = Committer(client, self._leases, self.environment)
-        self._reaper = Reaper(client, self._leases, *shared, reaping)
+        self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
+        self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
         self._stack = AsyncExitStack()
         self._on_ending: list[Callable[[Ending], None]] = []
 
@@ -118,6 +120,8 @@ class Keeper:
             self._leases.attach()
             group.start_soon(self._committer.run)
             group.start_soon(self._reaper.run)
+            if self.client.replicated:
+                group.start_soon(self._healer.run)
             stack.push_async_callback(self._farewell)
             self._stack = stack.pop_all()
         return self

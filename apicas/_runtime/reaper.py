@@ -2,6 +2,8 @@
 
 What is stale is decided by apicas.policies.is_stale; then the token is reclaimed by compare-and-swap on exactly the
 revision that was watched, so an owner that comes back in that moment wins.
+
+A token that a cluster stores in several versions is healed first: the one that is shown may not be its owner's.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import anyio
 
 from apicas._documents import Document
 from apicas._runtime.environment import Environment
+from apicas._runtime.healer import Healer
 from apicas._runtime.leases import Leases
 from apicas.clients.port import Client, ViewQuery
 from apicas.exceptions import PoolError
@@ -60,6 +63,8 @@ class Reaper:
         times: the lease and what follows from it.
         environment: clocks and dice.
         options: what it may take.
+        healer: knows how long the version that is left of a healed token has been silent, and whose claims may have no
+            owner; None for a store with one copy of each document.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Reaper:
         times: LeaseTimes,
         environment: Environment,
         options: ReaperOptions,
+        healer: Healer | None = None,
     ) -> None:
         self._client = client
         self._leases = leases
@@ -77,6 +83,7 @@ class Reaper:
         self._times = times
         self._environment = environment
         self._options = options
+        self._healer = healer
         self._watches: dict[str, Watch] = {}
         self._one_at_a_time = anyio.Lock()
         self._away = False
@@ -113,15 +120,25 @@ class Reaper:
         token_id = document["_id"]
         if token_id in watches or token_id in self._leases or state_of(document) is not TokenState.LOCKED:
             return
-        now = self._environment.monotonic()
-        watch = look_again(self._watches.get(token_id), document["_rev"], now, 2 * self._times.sweep)
+        watch = self._watch(document)
         watches[token_id] = watch
-        if self._is_stale(document, watch):
+        if not document.get("_conflicts") and self._is_stale(document, watch):
             if await self._reclaim(document):
                 sweep.reclaimed += 1
                 del watches[token_id]
         elif not watch.beaten and not is_foreign_lock(document):
             sweep.unaccounted.add(token_id)
+
+    def _watch(self, document: Document) -> Watch:
+        """Note this look at a token; of one with several versions, at all of them."""
+        token_id, others = document["_id"], sorted(document.get("_conflicts") or ())
+        before = self._watches.get(token_id)
+        if before is not None and before.revision.count(" ") != len(others):
+            before = None  # a version came to light, or was deleted: nobody has shown that he lives
+        if before is None and not others and self._healer is not None:
+            before = self._healer.watch_of(token_id)
+        revisions = " ".join([document["_rev"], *others])
+        return look_again(before, revisions, self._environment.monotonic(), 2 * self._times.sweep)
 
     def _is_stale(self, document: Document, watch: Watch) -> bool:
         return is_stale(
@@ -136,10 +153,11 @@ class Reaper:
     async def _reclaim(self, document: Document) -> bool:
         now = self._client.time()
         later = 0.0
-        if is_suspect(document):  # and so charged
+        charge = self._healer is None or document not in self._healer.disowned
+        if charge and is_suspect(document):
             crashes = count(annex(document).get("crashes")) + 1
             later = now + RetryDelays().after_crash(crashes, self._environment.rng)
-        reclaimed = self._modifier.reclaim(dict(document), now, not_before=later)
+        reclaimed = self._modifier.reclaim(dict(document), now, charge=charge, not_before=later)
         crashes = count(annex(reclaimed).get("crashes"))
         if crashes > self._options.max_crashes:
             message = f"its work took {crashes} processes down; the limit is {self._options.max_crashes}"
