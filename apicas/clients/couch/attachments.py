@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from apicas.clients.couch.failures import AnswerLostError, NotConnectedError, ServerFailedError
 from apicas.clients.couch.options import CouchOptions
+from apicas.clients.couch.reading import is_id
 from apicas.clients.couch.transport import Answer, Transport
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.exceptions import PoolError, TokenNotFoundError
@@ -36,6 +37,8 @@ class Attachments:
         Raises:
             TokenNotFoundError: there is no such document, or no such attachment.
         """
+        if not (is_id(document_id) and name):  # it would name something else of the database's
+            raise TokenNotFoundError(f"token {document_id!r} has no attachment {name!r}, or does not exist")
         async with self._transport.stream(self._path(document_id, name), silence=self._options.timeout) as response:
             if response.status == 404:
                 raise TokenNotFoundError(f"token {document_id!r} has no attachment {name!r}, or does not exist")

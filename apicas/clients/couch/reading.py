@@ -83,7 +83,7 @@ class Reader:
 
 def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
     """Ids that can exist, each once, in portions of a request."""
-    unique = [identifier for identifier in dict.fromkeys(ids) if _is_id(identifier)]
+    unique = [identifier for identifier in dict.fromkeys(ids) if is_id(identifier)]
     for start in range(0, len(unique), READ_AT_ONCE):
         yield unique[start : start + READ_AT_ONCE]
 
@@ -96,7 +96,8 @@ def _leaves(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Document]]:
     return {identifier: answers.live_leaves(leaves) for identifier, leaves in entries.items()}
 
 
-def _is_id(identifier: str) -> bool:
+def is_id(identifier: str) -> bool:
+    """Whether a text can be the id of a token, and so of nothing else in a database."""
     try:
         check_id(identifier)
     except InvalidTokenError:
