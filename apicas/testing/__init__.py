@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from apicas.testing.conformance import CLIENT_CHECKS, check_client
 from apicas.testing.faults import Faults, FaultyClient
+from apicas.testing.history import Execution, History
+from apicas.testing.invariants import INVARIANTS, Invariants, Violation, ViolationError
 from apicas.testing.replicas import ReplicatedClient
 from apicas.testing.store import Latency, Mishaps, ReplicatedStore
 from apicas.testing.virtual import Deadlock, Group, VirtualTimeLoop, run_virtual, unix_time, virtual_environment
 
 __all__ = [
     "CLIENT_CHECKS",
+    "INVARIANTS",
     "Deadlock",
+    "Execution",
     "Faults",
     "FaultyClient",
     "Group",
+    "History",
+    "Invariants",
     "Latency",
     "Mishaps",
     "ReplicatedClient",
     "ReplicatedStore",
+    "Violation",
+    "ViolationError",
     "VirtualTimeLoop",
     "check_client",
     "run_virtual",

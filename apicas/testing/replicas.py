@@ -109,7 +109,9 @@ class ReplicatedClient(PoolClient):
 
     async def _read(self, ids: Sequence[str]) -> Mapping[str, list[Revision]]:
         unique = list(dict.fromkeys(ids))
-        found: Mapping[str, list[Revision]] = await self._ask(lambda reply: self.store.read(self.home, unique, reply))
+        found: Mapping[str, list[Revision]] = await self._ask(
+            lambda reply: self.store.read(self.name, self.home, unique, reply)
+        )
         return found
 
     @override

@@ -84,6 +84,7 @@ class Observer(Protocol):
 class Gathering:
     """A bulk write whose replicas have yet to answer."""
 
+    home: int
     writes: Sequence[Write]
     waiting: int
     reply: Reply
@@ -111,7 +112,7 @@ class ReplicatedStore:
         self.cut: set[tuple[Any, Any]] = set()
         """Pairs that do not reach each other, both ways around: replicas by number, clients by name."""
         self.away: set[Any] = set()
-        """Replicas, by number, that refuse connections, as if their process were not there."""
+        """What answers nobody, as if its process were not there: replicas by number, and clients by name."""
         self.mishaps: dict[str, Mishaps] = {}
         """By the name of a client."""
         self.clock_errors: dict[Any, float] = {}
@@ -119,6 +120,8 @@ class ReplicatedStore:
         self.observers: list[Observer] = []
         self.fired: Counter[str] = Counter()
         """How many times each fault has really hit something."""
+        self.troubled: dict[str, float] = {}
+        """When a client's request last failed to reach a quorum and come back in time; loop seconds, by its name."""
         self._context = Context()
         self._spreading: set[str] = set()
         self._jitter = self.rng.random
@@ -140,6 +143,11 @@ class ReplicatedStore:
         """Whether a message gets from one to the other."""
         return one == other or not self.cut or ((one, other) not in self.cut and (other, one) not in self.cut)
 
+    def trouble(self, name: str, what: str) -> None:
+        """Note that something kept a client from the store."""
+        self.fired[what] += 1
+        self.troubled[name] = asyncio.get_running_loop().time()
+
     def has_quorum(self, name: str, home: int) -> bool:
         """Whether a client can have something written: its replica lives, and reaches a majority of those that do."""
         return self._is_up(home) and self.reaches(name, home) and len(self._up_around(home)) >= self.majority
@@ -156,41 +164,42 @@ class ReplicatedStore:
         Raises:
             PoolUnavailableError: the connection is refused.
         """
-        if home in self.away:
-            self.fired["refused"] += 1
+        if home in self.away or name in self.away:
+            self.trouble(name, "refused")
             raise PoolUnavailableError(f"replica {home} refuses the connection")
         mishaps = self.mishaps.get(name)
         delay = 0.0
         copies = 1
         if mishaps is not None:
-            if self._strikes(mishaps.lost_requests, "lost request"):
+            if self._strikes(mishaps.lost_requests):
+                self.trouble(name, "lost request")
                 return
-            if self._strikes(mishaps.duplicates, "duplicate"):
+            if self._strikes(mishaps.duplicates):
+                self.fired["duplicate"] += 1
                 copies = 2
-            if self._strikes(mishaps.delays, "delay"):
+            if self._strikes(mishaps.delays):
+                self.trouble(name, "delay")
                 delay = mishaps.longest_delay * self._jitter()
         for copy in range(copies):
             self.later(self.latency.leg + delay + copy * 0.5, self._arrive, name, home, serve, future)
 
-    def _strikes(self, probability: float, what: str) -> bool:
-        if not probability or self._jitter() >= probability:
-            return False
-        self.fired[what] += 1
-        return True
+    def _strikes(self, probability: float) -> bool:
+        return bool(probability) and self._jitter() < probability
 
     def _arrive(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
         if not self.reaches(name, home) or home in self.away:
-            self.fired["cut"] += 1
+            self.trouble(name, "cut")
             return
         replica = self.replicas[home]
         if replica.paused:
-            self.fired["replica paused"] += 1
+            self.trouble(name, "replica paused")
             replica.inbox.append((self._arrive, name, home, serve, future))
             return
 
         def reply(answer: Any) -> None:
             mishaps = self.mishaps.get(name)
-            if mishaps is not None and self._strikes(mishaps.lost_answers, "lost answer"):
+            if mishaps is not None and self._strikes(mishaps.lost_answers):
+                self.trouble(name, "lost answer")
                 return
             self.later(self.latency.leg, self._come_back, name, home, future, answer)
 
@@ -198,7 +207,7 @@ class ReplicatedStore:
 
     def _come_back(self, name: str, home: int, future: asyncio.Future[Any], answer: Any) -> None:
         if not self.reaches(name, home):
-            self.fired["cut"] += 1
+            self.trouble(name, "cut")
         elif not future.done():
             if isinstance(answer, Exception):
                 future.set_exception(answer)
@@ -232,7 +241,7 @@ class ReplicatedStore:
     def write(self, home: int, writes: Sequence[Write], reply: Reply) -> None:
         """Carry out a bulk write at its coordinator; answers with the writes, their `status` set."""
         others = [n for n in range(len(self.replicas)) if n != home and n not in self.away and self.reaches(home, n)]
-        gathering = Gathering(writes, 1 + len(others), reply)
+        gathering = Gathering(home, writes, 1 + len(others), reply)
         self.later(self.latency.hop, self._take, home, gathering)
         for number in others:
             self.later(self.latency.hop * 2, self._take, number, gathering)
@@ -271,6 +280,8 @@ class ReplicatedStore:
             write.status = self._status(write)
             if write.status is SaveStatus.UNKNOWN:
                 self.fired["accepted"] += 1
+            if write.status is not SaveStatus.WRITTEN and not self.has_quorum(write.client, gathering.home):
+                self.trouble(write.client, "no write quorum")
             for observer in self.observers:
                 observer.answered(write)
         gathering.reply([(write.status, write.revision.rev, write.reason) for write in gathering.writes])
@@ -314,7 +325,7 @@ class ReplicatedStore:
 
     # Reading. -------------------------------------------------------------------------------------------------------
 
-    def read(self, home: int, ids: Sequence[str], reply: Reply) -> None:
+    def read(self, name: str, home: int, ids: Sequence[str], reply: Reply) -> None:
         """Read the leaves of documents from two replicas, where there are two to be had."""
         here = {identifier: self.replicas[home].leaves_of(identifier) for identifier in ids}
         if len(self.replicas) == 1:
@@ -325,10 +336,10 @@ class ReplicatedStore:
         if awake:
             self.later(self.latency.hop * 2, self._read_second, awake[int(self._jitter() * len(awake))], here, reply)
         elif others:
-            self.fired["no read quorum"] += 1
+            self.trouble(name, "no read quorum")
             self.later(self.latency.quorum_timeout, reply, PoolUnavailableError("not enough replicas answer"))
         else:
-            self.fired["read of a minority"] += 1
+            self.trouble(name, "read of a minority")
             reply(here)
 
     def _read_second(self, number: int, here: dict[str, list[Revision]], reply: Reply) -> None:

@@ -126,6 +126,10 @@ class Group:
         """Run a coroutine in this group."""
         return self._loop.create_task(coroutine, name=self.name, context=self._context.copy())
 
+    def call(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in this group soon: as a signal handler would be, once it is awake."""
+        self._loop.call_soon(callback, *arguments, context=self._context.copy())
+
     def pause(self) -> None:
         """Stop, between two callbacks."""
         self.paused = True

@@ -1,0 +1,136 @@
+"""From a seed to a plan: tokens, pilots, and faults on a time line, as plain data that can be cut down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+LEASE = 20.0
+"""Seconds; of all pilots."""
+HORIZON = 6 * LEASE
+"""Seconds after which nothing goes wrong any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one try at a token does: sleeps, and then returns, raises, retries, fails or releases."""
+
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlan:
+    """A token, and what its work does the first time, the second time, and so on; the last of them for ever."""
+
+    id: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PilotPlan:
+    """A pilot, when it starts, and the replica that it is connected to."""
+
+    name: str
+    home: int
+    start: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong, or that a person does.
+
+    `target` is a pilot, a replica's number, or a token, as the kind calls for.
+    """
+
+    kind: str
+    at: float
+    target: str
+    seconds: float = 0.0
+    amount: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A case: what a seed stands for."""
+
+    seed: int
+    replicas: int
+    tokens: tuple[TokenPlan, ...]
+    pilots: tuple[PilotPlan, ...]
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {self.replicas} replica{'s' * (self.replicas > 1)}"]
+        lines += [
+            f"  token {token.id}: " + ", then ".join(f"{a.kind} after {a.seconds:g} s" for a in token.attempts)
+            for token in self.tokens
+        ]
+        lines += [
+            f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}"
+            for pilot in self.pilots
+        ]
+        lines += [
+            f"  at {fault.at:g} s {fault.kind} {fault.target}"
+            + (f" for {fault.seconds:g} s" if fault.seconds else "")
+            + (f", {fault.amount:g}" if fault.amount else "")
+            for fault in self.faults
+        ]
+        return "\n".join(lines)
+
+
+PILOT_FAULTS = (
+    "crash", "crash known", "pause", "pause", "cut", "cut", "lost requests", "lost answers", "duplicates", "delays",
+    "clock", "drain",
+)  # fmt: skip
+REPLICA_FAULTS = ("pause replica", "stop replica", "split replica", "replica clock")
+TOKEN_FAULTS = ("edit", "reset", "picas")
+FAULT_KINDS = (*dict.fromkeys(PILOT_FAULTS), *REPLICA_FAULTS, *TOKEN_FAULTS)
+_ENDINGS = ("return",) * 8 + ("raise", "retry", "fail", "release")
+
+
+def make_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = Random(f"plan {seed}")
+    replicas = rng.choice((1, 3, 3))
+    tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 5)))
+    pilots = tuple(_pilot(rng, number, replicas) for number in range(rng.randint(2, 4)))
+    faults = sorted(
+        (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(0, 7))), key=lambda fault: fault.at
+    )
+    return Plan(seed, replicas, tokens, pilots, tuple(faults))
+
+
+def _token(rng: Random, number: int) -> TokenPlan:
+    attempts = [Attempt(rng.choice(_ENDINGS), _duration(rng)) for _ in range(rng.randint(0, 2))]
+    return TokenPlan(f"t{number}", (*attempts, Attempt("return", _duration(rng))))
+
+
+def _duration(rng: Random) -> float:
+    """Of work: from nothing to some leases."""
+    longest = rng.choice((0.0, 0.1, 3.0, LEASE, 3 * LEASE))
+    return round(rng.uniform(0, longest), 3)
+
+
+def _pilot(rng: Random, number: int, replicas: int) -> PilotPlan:
+    start = 0.0 if rng.random() < 0.6 else round(rng.uniform(0, HORIZON / 2), 2)
+    return PilotPlan(f"p{number}", rng.randrange(replicas), start, rng.randint(1, 3))
+
+
+def _fault(rng: Random, replicas: int, tokens: tuple[TokenPlan, ...], pilots: tuple[PilotPlan, ...]) -> Fault:
+    at = round(rng.uniform(0, HORIZON * 0.9), 3)
+    seconds = round(rng.uniform(0.1, rng.choice((1.0, LEASE / 2, 3 * LEASE))), 3)
+    family = rng.random()
+    if family < 0.65:
+        kind, target = rng.choice(PILOT_FAULTS), rng.choice(pilots).name
+    elif family < 0.85:
+        kind, target = rng.choice(REPLICA_FAULTS), str(rng.randrange(replicas))
+    else:
+        kind, target = rng.choice(TOKEN_FAULTS), rng.choice(tokens).id
+    fault = Fault(kind, at, target, seconds)
+    if kind in {"lost requests", "lost answers", "duplicates", "delays"}:
+        return replace(fault, amount=round(rng.uniform(0.1, 0.6), 2))
+    if kind in {"clock", "replica clock"}:
+        return replace(fault, amount=round(rng.choice((-1, 1)) * rng.choice((1.0, LEASE, 3600.0)), 1))
+    return fault

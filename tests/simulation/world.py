@@ -1,0 +1,390 @@
+"""Runs a plan: real pilots in one virtual loop, a simulated store, faults as they come, and the rules that must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+
+import apicas
+from apicas._runtime.hooks import Work
+from apicas._runtime.pilot import Pilot, RunOptions
+from apicas.exceptions import ApicasError, PoolError, PoolUnavailableError
+from apicas.iterators import BasicViewIterator
+from apicas.modifiers import BasicTokenModifier
+from apicas.testing import (
+    Group,
+    History,
+    Invariants,
+    Latency,
+    Mishaps,
+    ReplicatedClient,
+    ReplicatedStore,
+    Violation,
+    run_virtual,
+    virtual_environment,
+)
+from apicas.testing.virtual import virtual_loop
+from apicas.tokens import Token, TokenState, annex, is_foreign_lock, state_of
+from tests.simulation.scenario import HORIZON, LEASE, Attempt, Fault, PilotPlan, Plan
+
+DEADLINE = 20 * LEASE
+"""Seconds after the horizon by which everything has ended."""
+START = 2.0
+"""Seconds until the tokens are in all replicas, and everything begins."""
+
+
+@dataclass
+class Result:
+    """What came of a plan."""
+
+    violations: list[Violation]
+    lines: list[str]
+    fired: Counter[str]
+    executions: int
+    seconds: float
+    """Virtual ones."""
+
+
+@dataclass
+class _Running:
+    """A pilot in the world."""
+
+    plan: PilotPlan
+    group: Group
+    task: asyncio.Task[None] | None = None
+    pilot: Pilot | None = None
+
+
+@dataclass
+class World:
+    """One run of one plan."""
+
+    plan: Plan
+    store: ReplicatedStore = field(init=False)
+    history: History = field(init=False)
+    rules: Invariants = field(init=False)
+    running: dict[str, _Running] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    """The names of crashed pilots of which everybody can know it."""
+    tries: Counter[str] = field(default_factory=Counter)
+    deeds: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        latency = Latency(client_timeout=LEASE / 8, quorum_timeout=LEASE / 12)
+        self.store = ReplicatedStore(self.plan.replicas, seed=self.plan.seed, latency=latency)
+        self.history = History(self.store)
+        self.history.people |= {"person", "picas"}
+        self.rules = Invariants(self.history, LEASE)
+        self.tokens = {token.id: token for token in self.plan.tokens}
+
+    # The course of things. ------------------------------------------------------------------------------------------
+
+    async def run(self) -> Result:
+        """Everything, from the first token to the last check."""
+        person = ReplicatedClient(self.store, "person")
+        await person.upload([{"_id": token.id} for token in self.plan.tokens])
+        loop = virtual_loop()
+        for pilot in self.plan.pilots:
+            loop.call_at(START + pilot.start, self._start, pilot)
+        for fault in self.plan.faults:
+            loop.call_at(START + fault.at, self._strike, fault)
+        await anyio.sleep(START + HORIZON)
+        await self._mend(person)
+        self._start(PilotPlan("last", 0, 0.0, 3))
+        await self._wait()
+        await anyio.sleep(2.0)
+        self.rules.finish(self.tokens)
+        seconds = loop.time()
+        lines = self.history.lines()
+        await self._tear_down()
+        return Result(self.rules.violations, lines, self.store.fired, len(self.history.executions), seconds)
+
+    async def _mend(self, person: ReplicatedClient) -> None:
+        """End all faults; a person resets what PiCaS left."""
+        for task in self.deeds:
+            task.cancel()
+        self.store.cut.clear()
+        self.store.away.clear()
+        self.store.mishaps.clear()
+        self.store.clock_errors.clear()
+        for replica in self.store.replicas:
+            if replica.paused:
+                self.store.resume_replica(replica.number)
+        self.store.mend()
+        for running in self.running.values():
+            self._wake(running.plan.name)
+        self.history.note("-", "all faults are over")
+        await anyio.sleep(2.0)
+        for identifier in self.tokens:
+            stored = self.store.truth(identifier)
+            if stored is not None and stored.state is TokenState.LOCKED and is_foreign_lock(stored.content):
+                await person.edit(identifier, _reset)
+
+    async def _wait(self) -> None:
+        """Wait for all pilots that live."""
+        waiting = {
+            running.task: name
+            for name, running in self.running.items()
+            if running.task is not None and not self.history.lives[name].crashed
+        }
+        done, late = await asyncio.wait(waiting, timeout=DEADLINE)
+        for task in sorted(late, key=lambda task: waiting[task]):
+            self.rules.violate("every run ends", f"{waiting[task]} has not ended {DEADLINE:g} s after the last fault")
+        for task in sorted(done, key=lambda task: waiting[task]):
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self.rules.violate("every run ends", f"{waiting[task]} ended by {error!r}")
+
+    async def _tear_down(self) -> None:
+        """End what still runs; nothing that it does reaches the store."""
+        self.store.away |= set(self.running)
+        tasks = [running.task for running in self.running.values() if running.task is not None]
+        for running in self.running.values():
+            running.group.resume()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=10 * LEASE)
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # seen
+
+    # Pilots. --------------------------------------------------------------------------------------------------------
+
+    def _start(self, plan: PilotPlan) -> None:
+        group = virtual_loop().group(plan.name)
+        running = self.running[plan.name] = _Running(plan, group)
+        self.history.pilot(plan.name, plan.home, group)
+        self.history.note(plan.name, "starts")
+        running.task = group.start(self._live(running))
+
+    async def _live(self, running: _Running) -> None:
+        plan = running.plan
+        client = ReplicatedClient(self.store, plan.name, plan.home)
+        environment = virtual_environment(
+            plan.name, seed=self.plan.seed, gone=lambda document: annex(document).get("pilot") in self.gone
+        )
+        process = self.history.watched(plan.name, self._process)
+        while True:
+            iterator = BasicViewIterator(
+                client, BasicTokenModifier(), environment=environment, lock_timeout=LEASE, max_scrub=2
+            )
+            options = RunOptions(workers=plan.workers, grace=LEASE / 4)
+            running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
+            try:
+                async with client:
+                    report = await running.pilot.run()
+            except PoolUnavailableError as error:  # it could not even begin: the batch system starts it again
+                self.history.note(plan.name, f"ends: {error}")
+                await anyio.sleep(LEASE / 4)
+            else:
+                self.history.note(plan.name, f"ends: {report}; {report.reason}")
+                return
+
+    async def _process(self, token: Token) -> Any:
+        number = self.tries[token.id]
+        self.tries[token.id] += 1
+        attempts = self.tokens[token.id].attempts
+        attempt: Attempt = attempts[min(number, len(attempts) - 1)]
+        await anyio.sleep(attempt.seconds)
+        match attempt.kind:
+            case "raise":
+                raise RuntimeError("the work failed")
+            case "retry":
+                raise apicas.Retry("again")
+            case "fail":
+                raise apicas.Fail("for good")
+            case "release":
+                raise apicas.Release("not now")
+        return number
+
+    # Faults. --------------------------------------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault) -> None:
+        _STRIKES[fault.kind](self, fault)
+
+    def _lives(self, name: str) -> _Running | None:
+        """A pilot that has started, and neither crashed nor ended."""
+        running = self.running.get(name)
+        if running is None or running.task is None or running.task.done() or self.history.lives[name].crashed:
+            return None
+        return running
+
+    def _later(self, seconds: float, callback: Callable[..., None], *arguments: Any) -> None:
+        """Undo something; at the horizon it is undone in any case, and by then this does no harm."""
+        virtual_loop().call_later(seconds, callback, *arguments)
+
+    def _fired(self, fault: Fault) -> None:
+        self.store.fired[fault.kind] += 1
+        self.history.note("-", f"{fault.kind} {fault.target} {fault.seconds:g} s {fault.amount:g}")
+
+    def crash(self, fault: Fault, *, known: bool = False) -> None:
+        running = self._lives(fault.target)
+        if running is None:
+            return
+        self._fired(fault)
+        running.group.pause()
+        self.history.crashed(fault.target)
+        if known:
+            self.gone.add(fault.target)
+        if len(fault.target) < 4:
+            plan = running.plan
+            self._later(fault.seconds, self._restart, PilotPlan(f"{plan.name}+", plan.home, 0.0, plan.workers))
+
+    def _restart(self, plan: PilotPlan) -> None:
+        if virtual_loop().time() < START + HORIZON and plan.name not in self.running:
+            self._start(plan)
+
+    def pause(self, fault: Fault) -> None:
+        running = self._lives(fault.target)
+        if running is None or running.group.paused:
+            return
+        self._fired(fault)
+        running.group.pause()
+        self.history.paused(fault.target)
+        self._later(fault.seconds, self._wake, fault.target)
+
+    def _wake(self, name: str) -> None:
+        running = self._lives(name)
+        if running is not None and running.group.paused:
+            self.history.woken(name)
+            running.group.resume()
+
+    def cut(self, fault: Fault) -> None:
+        running = self._lives(fault.target)
+        if running is None:
+            return
+        self._fired(fault)
+        pair = (fault.target, running.plan.home)
+        self.store.cut.add(pair)
+        self._later(fault.seconds, self.store.cut.discard, pair)
+
+    def split(self, fault: Fault) -> None:
+        number = int(fault.target)
+        pairs = {(number, other) for other in range(self.plan.replicas) if other != number}
+        if not pairs:
+            return
+        self._fired(fault)
+        self.store.cut |= pairs
+        self._later(fault.seconds, self._join, pairs)
+
+    def _join(self, pairs: set[tuple[Any, Any]]) -> None:
+        self.store.cut -= pairs
+        self.store.mend()
+
+    def pause_replica(self, fault: Fault) -> None:
+        number = int(fault.target)
+        if not self.store.replicas[number].paused:
+            self._fired(fault)
+            self.store.pause_replica(number)
+            self._later(fault.seconds, self._wake_replica, number)
+
+    def _wake_replica(self, number: int) -> None:
+        if self.store.replicas[number].paused:
+            self.store.resume_replica(number)
+
+    def stop_replica(self, fault: Fault) -> None:
+        self._fired(fault)
+        self.store.away.add(int(fault.target))
+        self._later(fault.seconds, self._start_replica, int(fault.target))
+
+    def _start_replica(self, number: int) -> None:
+        self.store.away.discard(number)
+        self.store.mend()
+
+    def mishap(self, fault: Fault, *, name: str) -> None:
+        self._fired(fault)
+        mishaps = self.store.mishaps.setdefault(fault.target, Mishaps())
+        setattr(mishaps, name, fault.amount)
+        self._later(fault.seconds, setattr, mishaps, name, 0.0)
+
+    def clock(self, fault: Fault, *, replica: bool = False) -> None:
+        self._fired(fault)
+        whose = int(fault.target) if replica else fault.target
+        self.store.clock_errors[whose] = fault.amount
+        self._later(fault.seconds, self.store.clock_errors.pop, whose, 0.0)
+
+    def drain(self, fault: Fault) -> None:
+        running = self._lives(fault.target)
+        if running is None or running.pilot is None:
+            return
+        self._fired(fault)
+        running.group.call(running.pilot.drain, "told to")
+
+    # People. --------------------------------------------------------------------------------------------------------
+
+    def deed(self, fault: Fault, *, act: Callable[[World, Fault], Any]) -> None:
+        self._fired(fault)
+        self.deeds.append(virtual_loop().create_task(self._try(act, fault)))
+
+    async def _try(self, act: Callable[[World, Fault], Any], fault: Fault) -> None:
+        try:
+            await act(self, fault)
+        except ApicasError as error:
+            self.history.note("-", f"{fault.kind} {fault.target} fails: {error}")
+
+    async def edit(self, fault: Fault) -> None:
+        client = ReplicatedClient(self.store, "person")
+        await client.edit(fault.target, lambda token: token.update(note=fault.at))
+
+    async def reset(self, fault: Fault) -> None:
+        client = ReplicatedClient(self.store, "person")
+        await client.edit(fault.target, _reset)
+
+    async def picas(self, fault: Fault) -> None:
+        """A PiCaS pilot: locks over what it finds, sends no heartbeat, and drops its result where it meets a conflict."""
+        client = ReplicatedClient(self.store, "picas")
+        (document,) = await client.get([fault.target])
+        if document is None or state_of(document) not in {TokenState.TODO, TokenState.LOCKED}:
+            return
+        document.update(lock=int(client.time()) + 1, hostname="picas-node")
+        (result,) = await client.save([document])
+        if not result.written:
+            return
+        await anyio.sleep(fault.seconds)
+        document.update(_rev=result.rev, done=int(client.time()), exit_code=0)
+        await client.save([document])
+
+
+def _reset(token: Token) -> None:
+    BasicTokenModifier().reset(token, now=0.0)
+
+
+_STRIKES: dict[str, Callable[[World, Fault], None]] = {
+    "crash": World.crash,
+    "crash known": partial(World.crash, known=True),
+    "pause": World.pause,
+    "cut": World.cut,
+    "lost requests": partial(World.mishap, name="lost_requests"),
+    "lost answers": partial(World.mishap, name="lost_answers"),
+    "duplicates": partial(World.mishap, name="duplicates"),
+    "delays": partial(World.mishap, name="delays"),
+    "clock": World.clock,
+    "drain": World.drain,
+    "pause replica": World.pause_replica,
+    "stop replica": World.stop_replica,
+    "split replica": World.split,
+    "replica clock": partial(World.clock, replica=True),
+    "edit": partial(World.deed, act=World.edit),
+    "reset": partial(World.deed, act=World.reset),
+    "picas": partial(World.deed, act=World.picas),
+}
+
+
+def run_plan(plan: Plan) -> Result:
+    """Run a plan in virtual time."""
+    logging.getLogger("apicas").setLevel(logging.CRITICAL)
+
+    async def main() -> Result:
+        return await World(plan).run()
+
+    return run_virtual(main)
+
+
+__all__ = ["PoolError", "Result", "World", "run_plan"]
