@@ -14,13 +14,16 @@ The six steps: extend RunActor, write process_token, make a client, a modifier a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from typing_extensions import TypedDict, Unpack
 
+from apicas._runtime.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
 from apicas._runtime.pilot import Pilot, Report, RunOptions
 from apicas._runtime.signals import SignalLadder
@@ -48,6 +51,7 @@ class RunKeywords(TypedDict, total=False):
     claim_ahead: int | None
     on_progress: Callable[[Report], None] | None
     handle_signals: bool
+    executor: Literal["auto", "process"]
 
 
 class RunActor:
@@ -91,8 +95,8 @@ class RunActor:
 
         Args:
             options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
-                retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals. As in
-                PiCaS, keywords that are none of these go to stop_function.
+                retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals,
+                executor. As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.
@@ -129,12 +133,20 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
         make_work: makes the work for a number of workers.
         options: how.
     """
+    if _is_being_imported():
+        raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
     workers = options.workers or usable_cores()
     pilot = Pilot(iterator, make_work(workers), options, workers)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
         report = await pilot.run()
     return replace(report, signals=len(ladder.received))
+
+
+def _is_being_imported() -> bool:
+    """Whether this is a process that works for another one, and imports the main module once more."""
+    module: Any = sys.modules.get("multiprocessing.process")
+    return module is not None and getattr(module.current_process(), "_inheriting", False)
 
 
 def usable_cores() -> int:
@@ -161,6 +173,15 @@ def _work_of(actor: RunActor, workers: int) -> Work:
         cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
         prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
         cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
+        remake=partial(_work_of, actor, 1),
+    )
+
+
+def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
+    return Work(
+        process=token_hook(function, thread_limiter(workers)),
+        remake=partial(_work_of_function, function, 1),
+        in_processes=isinstance(function, CommandRunner),
     )
 
 
@@ -210,7 +231,7 @@ def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator
         if not issubclass(work, RunActor):
             raise ConfigError(f"{work.__name__} is no RunActor")
         actor = work(iterator)
-        return lambda workers: _work_of(actor, workers)
+        return partial(_work_of, actor)
     if not callable(work):
         raise ConfigError(f"{work!r} is neither a function nor an actor")
-    return lambda workers: Work(process=token_hook(work, thread_limiter(workers)))
+    return partial(_work_of_function, work)

@@ -189,14 +189,18 @@ class RetryDelays:
         """The delays for what the user set.
 
         Args:
-            retry_delay: seconds after the first failure; 0 for no wait after any.
+            retry_delay: seconds after the first failure; the first crash is followed by five times as many; 0 for no
+                wait after either.
 
         Raises:
             ConfigError: it is negative, or no number.
         """
         if not retry_delay >= 0:
             raise ConfigError(f"retry_delay is {retry_delay:g} s; it is not negative")
-        return cls(scrub=Backoff(first=retry_delay, most=max(retry_delay, cls().scrub.most)))
+        return cls(
+            scrub=Backoff(first=retry_delay, most=max(retry_delay, cls().scrub.most)),
+            crash=Backoff(first=5 * retry_delay, most=max(5 * retry_delay, cls().crash.most)),
+        )
 
     def after_scrub(self, scrubs: int, rng: Random) -> float:
         """Seconds to wait after scrub number `scrubs`, which counts from 1."""

@@ -30,7 +30,7 @@ class Environment:
     owner_is_gone: Callable[[Mapping[str, Any]], bool]
     """Whether the claim in a document is of a process that is known not to exist any more."""
     threads: bool = True
-    """Whether the heartbeat gets a thread of its own; virtual time has none."""
+    """Whether the heartbeat gets a thread of its own, and suspects a process; virtual time has neither."""
 
 
 def real_environment() -> Environment:

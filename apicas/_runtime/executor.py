@@ -3,25 +3,58 @@
 The order is prepare_run, process_token, cleanup_run. cleanup_run runs after every token, also after a failure, a time
 limit or a cancellation, and also when prepare_run failed (process_token is then left out). The time limit covers
 prepare_run and process_token. An exception in cleanup_run fails a token that would have been done.
+
+A suspect, one under which a pilot vanished, gets a process of its own. Where its work cannot be sent to one, it runs in
+the pilot: alone, once it has been charged with a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import anyio
 
+from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
-from apicas._runtime.keeper import Keeper
+from apicas._runtime.isolation import IsolatedProcess, Isolation
 from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
-from apicas.exceptions import TokenTimeoutError
-from apicas.tokens import Token
+from apicas.exceptions import Release, TokenTimeoutError
+from apicas.tokens import Token, is_suspect
+
+V = TypeVar("V")
+
+log = logging.getLogger("apicas")
 
 LAST_MOMENT: Final = 1.0
 """Seconds that cleanup_run has after a second signal."""
+LATER: Final = 5.0
+"""Seconds before a token is claimed again that could not be run at the moment."""
+
+running_token: ContextVar[str] = ContextVar("running_token")
+"""The id of the token that a task works on, also of a task that the user's code started for it."""
+
+
+class LeaseKeeper(Protocol):
+    """What an executor asks of a keeper."""
+
+    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
+        """Have a function called when the lease on a token is lost; False where it is lost already."""
+        ...
+
+    def stop_beating(self, token: Token) -> None:
+        """Let the lock of a token go stale."""
+        ...
+
+    async def wait_until_written(self) -> None:
+        """Wait until every outcome that was handed in is written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +64,12 @@ class ExecutorOptions:
     Args:
         max_token_time: seconds for one token; None for no limit.
         cleanup_time: seconds that cleanup_run may take when the work was ended from outside.
+        always_isolate: whether every token gets a process of its own, and not suspects only.
     """
 
     max_token_time: float | None = None
     cleanup_time: float = 20.0
+    always_isolate: bool = False
 
 
 class Executor:
@@ -44,19 +79,30 @@ class Executor:
         work: the user's hooks.
         keeper: tells when a lease is lost.
         options: how.
+        isolation: starts processes for tokens; None where there are none.
     """
 
-    def __init__(self, work: Work, keeper: Keeper, options: ExecutorOptions) -> None:
+    def __init__(
+        self, work: Work, keeper: LeaseKeeper, options: ExecutorOptions, isolation: Isolation | None = None
+    ) -> None:
         self._work = work
         self._keeper = keeper
         self._options = options
+        self._isolation = isolation
         self._scopes: set[anyio.CancelScope] = set()
         self._cleanups: set[anyio.CancelScope] = set()
+        self._gate = Gate()
+        self._said_unfit = False
 
     @property
     def running(self) -> int:
         """How many tokens are being worked."""
         return len(self._scopes)
+
+    @property
+    def wants_no_more(self) -> bool:
+        """Whether a token has the pilot to itself, or waits for that."""
+        return self._gate.taken
 
     def cancel(self) -> None:
         """End all work at once; each token gets the verdict Cut."""
@@ -73,40 +119,58 @@ class Executor:
 
     async def run(self, token: Token) -> Verdict:
         """Work one token; ends early when its lease is lost."""
-        verdict: Verdict = Cut()
+        if self._isolation is not None and (self._options.always_isolate or is_suspect(token.document)):
+            verdict = await self._watched(token, partial(self._run_isolated, self._isolation))
+            if verdict is not None:
+                return verdict
+        if is_suspect(token.document) and self._gate.taken:
+            return Raised(Release("another token has the pilot to itself", after=LATER))
+        return await self._watched(token, self._run_here)
+
+    async def _watched(self, token: Token, run: Callable[[Token, anyio.CancelScope], Awaitable[V]]) -> V | Cut:
+        """Run a token in a scope that is cancelled when the lease is lost, or with all the others."""
         scope = anyio.CancelScope()
         if not self._keeper.on_lost(token, scope.cancel):
-            return verdict
+            return Cut()
         self._scopes.add(scope)
+        running_token.set(token.id)
         try:
-            try:
-                with scope:
-                    verdict = await self._limited(token)
-            except anyio.get_cancelled_exc_class():  # the whole pilot is being cancelled
-                if self._work.cleanup is not None:
-                    await self._cleaned_up(token, verdict)
-                raise
-            if self._work.cleanup is not None:
-                verdict = await self._cleaned_up(token, verdict)
+            return await run(token, scope)
         finally:
             self._scopes.discard(scope)
             self._keeper.on_lost(token, None)
+
+    # In the pilot. --------------------------------------------------------------------------------------------------
+
+    async def _run_here(self, token: Token, scope: anyio.CancelScope) -> Verdict:
+        verdict: Verdict = Cut()
+        alone = is_suspect(token.document) and token.crashes > 0
+        inside = False
+        try:
+            try:
+                with scope:
+                    await (self._enter_alone() if alone else self._gate.enter())
+                    inside = True
+                    verdict = await self._limited(token, self._perform)
+            except anyio.get_cancelled_exc_class():  # the whole pilot is being cancelled
+                if inside and self._work.cleanup is not None:
+                    await self._cleaned_up(token, verdict)
+                raise
+            if inside and self._work.cleanup is not None:
+                verdict = await self._cleaned_up(token, verdict)
+        finally:
+            if inside:
+                (self._gate.leave_alone if alone else self._gate.leave)()
         return verdict
 
-    async def _limited(self, token: Token) -> Verdict:
-        limit = self._options.max_token_time
-        if limit is None:
-            return await self._perform(token)
-        # Work that does not end when it is cancelled must not keep its lease for ever: it is beaten no longer.
-        overdue = asyncio.get_running_loop().call_later(limit, self._keeper.stop_beating, token)
+    async def _enter_alone(self) -> None:
+        """Wait until the pilot holds no other outcome either: it would be taken with the pilot."""
+        await self._gate.enter_alone()
         try:
-            with anyio.move_on_after(limit) as timer:
-                return await self._perform(token)
-        finally:
-            overdue.cancel()
-        if timer.cancelled_caught:
-            return Raised(TokenTimeoutError(f"not done within the time limit of {limit:g} s"))
-        return Cut()
+            await self._keeper.wait_until_written()
+        except BaseException:
+            self._gate.leave_alone()
+            raise
 
     async def _perform(self, token: Token) -> Verdict:
         try:
@@ -133,6 +197,78 @@ class Executor:
             finally:
                 self._cleanups.discard(scope)
         return verdict
+
+    # In a process of its own. ----------------------------------------------------------------------------------------
+
+    async def _run_isolated(self, isolation: Isolation, token: Token, scope: anyio.CancelScope) -> Verdict | None:
+        """Work a token in a process; None where that cannot be."""
+        verdict: Verdict | None = Cut()
+        process: IsolatedProcess | None = None
+        inside = False
+        try:
+            with scope:
+                await self._gate.enter()
+                inside = True
+                if isolation.unfit is None:
+                    process = isolation.start()
+                    verdict = await self._perform_in(process, token)
+                else:
+                    self._say_unfit(token, isolation.unfit)
+                    verdict = None
+        except OSError as error:
+            log.warning("token %s waits: %s", token.id, error)
+            verdict = Raised(Release(str(error), after=LATER))
+        finally:
+            try:
+                if process is not None:
+                    await self._end(process, token)
+            finally:
+                if inside:
+                    self._gate.leave()
+        return verdict
+
+    async def _perform_in(self, process: IsolatedProcess, token: Token) -> Verdict | None:
+        unfit = await process.ready()
+        if unfit is not None:
+            self._say_unfit(token, unfit)
+            return None
+        return await self._limited(token, lambda token: process.work(token, self._options.cleanup_time))
+
+    async def _end(self, process: IsolatedProcess, token: Token) -> None:
+        try:
+            with anyio.move_on_after(self._options.cleanup_time, shield=True) as scope:
+                self._cleanups.add(scope)
+                try:
+                    await process.leave(token)
+                finally:
+                    self._cleanups.discard(scope)
+        finally:
+            await process.end()
+
+    def _say_unfit(self, token: Token, reason: str) -> None:
+        if not self._said_unfit:
+            self._said_unfit = True
+            log.warning(
+                "token %s should run in a process of its own, but its work cannot be sent to one: %s; "
+                "it runs in the pilot",
+                token.id,
+                reason,
+            )
+
+    async def _limited(self, token: Token, perform: Callable[[Token], Awaitable[Verdict]]) -> Verdict:
+        limit = self._options.max_token_time
+        if limit is None:
+            return await perform(token)
+        # Work that does not end when it is cancelled must not keep its lease for ever: it is beaten no longer.
+        overdue = asyncio.get_running_loop().call_later(limit, self._keeper.stop_beating, token)
+        try:
+            with anyio.move_on_after(limit) as timer:
+                return await perform(token)
+        finally:
+            overdue.cancel()
+        if timer.cancelled_caught:
+            return Raised(TokenTimeoutError(f"not done within the time limit of {limit:g} s"))
+        return Cut()
 
 
 def _is_from_outside(error: BaseException) -> bool:

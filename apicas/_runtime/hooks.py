@@ -26,6 +26,10 @@ class Work:
     cleanup: Hook | None = None
     prepare_env: Callable[[], Awaitable[Any]] | None = None
     cleanup_env: Callable[[], Awaitable[Any]] | None = None
+    remake: Callable[[], Work] | None = None
+    """Makes the same work in another process, where it is sent pickled; None where nobody can."""
+    in_processes: bool = False
+    """Whether it is done in processes of its own anyway, as commands are."""
 
 
 def token_hook(function: Callable[..., Any], limiter: CapacityLimiter) -> Hook:

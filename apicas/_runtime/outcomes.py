@@ -57,6 +57,8 @@ class Crashed:
     """The process that the token had to itself died of it."""
 
     reason: str
+    traceback: str | None = None
+    """Where its threads were."""
 
 
 Verdict: TypeAlias = Returned | Raised | Cut | Crashed
@@ -108,8 +110,8 @@ class Concluding:
                 return self._returned(document, value, lease)
             case Raised(error):
                 return self._raised(document, error)
-            case Crashed(reason):
-                return self._crashed(document, reason)
+            case Crashed():
+                return self._crashed(document, verdict)
             case Cut():
                 return self._released(document, 0.0)
 
@@ -159,9 +161,9 @@ class Concluding:
         later = self._later(after or self.delays.after_release(releases, self.rng))
         return Outcome(self.modifier.release(document, self.now(), not_before=later), Ending.RELEASED)
 
-    def _crashed(self, document: Document, reason: str) -> Outcome:
+    def _crashed(self, document: Document, crash: Crashed) -> Outcome:
         now = self.now()
-        self.modifier.add_error(document, reason, None, now)
+        self.modifier.add_error(document, crash.reason, crash.traceback, now)
         crashes = count(annex(document).get("crashes")) + 1
         if crashes <= self.max_crashes:
             later = self._later(self.delays.after_crash(crashes, self.rng))
@@ -200,7 +202,7 @@ def only_leaf(error: BaseException, stop_at: BaseException | None = None) -> Bas
 
 def describe(error: BaseException) -> str:
     """An exception as text that can be stored."""
-    text = _storable(str(error)) or type(error).__name__
+    text = storable(str(error)) or type(error).__name__
     return text if isinstance(error, _EXPLAINED) else f"{type(error).__name__}: {text}"
 
 
@@ -213,10 +215,10 @@ def traceback_of(error: BaseException) -> str | None:
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    return _storable("".join(traceback.format_exception(type(error), error, frames)))
+    return storable("".join(traceback.format_exception(type(error), error, frames)))
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Text within bounds, without lone surrogates: a file name that is no UTF-8 puts these into an OSError."""
     clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return clean if len(clean) <= MAX_TEXT else f"{clean[: MAX_TEXT // 2]}\n[...]\n{clean[-MAX_TEXT // 2 :]}"

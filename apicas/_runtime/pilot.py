@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -20,8 +20,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from apicas._runtime.committer import Ending
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
+from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, Tally
-from apicas._runtime.outcomes import Cut, Raised, Verdict, describe, only_leaf
+from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, describe, only_leaf
 from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import Backoff, claim_ahead
 from apicas.tokens import Token
@@ -89,6 +90,8 @@ class RunOptions:
         claim_ahead: most tokens held beyond those being worked; None for the default.
         on_progress: called a few times a second with a Report so far.
         handle_signals: drain on SIGTERM and SIGINT; only in the main thread, and only over default handlers.
+        executor: "auto" for a process of its own for each token under which a pilot vanished; "process" for one for
+            every token, as work needs it that may take its process down, or holds the interpreter for long.
     """
 
     workers: int | None = None
@@ -103,8 +106,11 @@ class RunOptions:
     claim_ahead: int | None = None
     on_progress: Callable[[Report], None] | None = None
     handle_signals: bool = False
+    executor: Literal["auto", "process"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.executor not in {"auto", "process"}:
+            raise ConfigError(f"executor is auto or process, not {self.executor!r}")
         for name in ("workers", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -263,9 +269,26 @@ class Pilot:
         self._executor = Executor(
             self._work,
             self._keeper,
-            ExecutorOptions(max_token_time=self._options.max_token_time, cleanup_time=self._options.grace),
+            ExecutorOptions(
+                max_token_time=self._options.max_token_time,
+                cleanup_time=self._options.grace,
+                always_isolate=self._options.executor == "process",
+            ),
+            self._isolation(),
         )
         self._entered = True
+
+    def _isolation(self) -> Isolation | None:
+        """What starts processes for tokens: with the work as it is now, before it is prepared."""
+        if self._work.in_processes or not self._keeper.environment.threads:
+            return None
+        isolation = Isolation(
+            self._work, {"iterator": type(self._iterator), "keeper": Keeper}, self._keeper.client.time
+        )
+        isolation.snapshot()
+        if isolation.unfit is not None and self._options.executor == "process":
+            raise ConfigError(f"executor is process, but the work cannot be sent to one: {isolation.unfit}")
+        return isolation
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
         if self._work.cleanup_env is not None:
@@ -339,6 +362,8 @@ class Pilot:
 
     def _wanted(self) -> int:
         self._measure_rate()
+        if self._executor.wants_no_more:
+            return 0
         buffered = self._unstarted
         ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
         wanted = self._idle + ahead - buffered
@@ -410,6 +435,8 @@ class Pilot:
         verdict = await self._executor.run(token)
         if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
             log.warning("token %s: %s", token.id, describe(verdict.error))
+        elif isinstance(verdict, Crashed):
+            log.warning("token %s: %s", token.id, verdict.reason)
         self._give_back(token, verdict)
         self._ended += 1
         function = self._options.stop_function

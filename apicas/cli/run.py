@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 import typer.core
@@ -69,6 +69,16 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         int | None, typer.Option(metavar="N", help="End after so many tokens.", show_default=False)
     ] = None,
     max_scrub: Annotated[int, typer.Option(metavar="N", help="How often a failed token is tried again.")] = 0,
+    retry_delay: Annotated[
+        str, typer.Option(metavar="TIME", help="Wait before a failed token is tried again; doubles each time.")
+    ] = "1s",
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|process",
+            help="process: each token in a process of its own; auto: only those that may have killed a pilot.",
+        ),
+    ] = "auto",
     view: Annotated[
         list[str] | None,
         typer.Option(metavar="VIEW", help="Claim from this view; several, the most urgent first.", show_default="todo"),
@@ -112,6 +122,8 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         max_total_time=seconds(max_total_time, "--max-total-time"),
         max_tokens=max_tokens,
         max_scrub=max_scrub,
+        retry_delay=seconds(retry_delay, "--retry-delay"),
+        executor=cast("Any", executor),
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,
         handle_signals=True,

@@ -1,0 +1,209 @@
+"""The far side of isolation: a process that has one worker's hooks to itself, and works the tokens that it is sent.
+
+Rules:
+- What the pilot sends about the work is unpickled: it comes from the same user. Tokens come and go as JSON, and nothing
+  that this process says is unpickled.
+- A thread listens to the pilot. When it hears no more, the pilot is gone, and so is this process soon.
+- What happens before `ready` is no fault of a token's.
+
+The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON: one with each
+`token`, and `end` at last. The answers are `ready`, or `unfit` with the reason, and then one per token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import process, spawn
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from typing_extensions import override
+
+from apicas._documents import Document, decode, encode
+from apicas._runtime.executor import Executor, ExecutorOptions
+from apicas._runtime.hooks import Work
+from apicas._runtime.outcomes import Cut, describe
+from apicas._runtime.verdicts import told
+from apicas.tokens import Token
+
+HEADER_BYTES: Final = 8
+LAST_TIME: Final = 5.0
+"""Seconds that the work has, and the commands that it started, when the pilot is gone."""
+KILL_ME_FIRST: Final = 500
+"""Half of the node's memory, in the kernel's reckoning of whom to kill when there is none left: us before the pilot."""
+
+
+def main(pilot: IO[bytes], connection: int, report: int) -> None:
+    """Work tokens until the pilot says that it was the last.
+
+    Args:
+        pilot: what the pilot sends.
+        connection: the descriptor of the same, where the answers go.
+        report: a descriptor for what a crash has to say.
+    """
+    os.set_inheritable(connection, False)
+    os.set_inheritable(report, False)
+    faulthandler.enable(file=report)
+    _be_the_first_to_go()
+    with asyncio.Runner() as runner:
+        place = Place(connection, runner.get_loop())
+        modules, work = _frame(pilot) or b"", _frame(pilot) or b""
+        threading.Thread(target=place.listen, args=(pilot,), name="apicas-pilot", daemon=True).start()
+        try:
+            make_work = _rebuilt(modules, work, place.store_time)
+        except BaseException as error:  # noqa: BLE001 - also what a module exits with when it is imported
+            place.say({"unfit": f"{describe(error)}{_where(error)}"})
+            return
+        runner.run(place.work(make_work))
+        if place.cut:  # a thread of the work's may go on; the pilot has no time to wait for it
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(0)
+
+
+class Place:
+    """Where the tokens are worked.
+
+    Args:
+        connection: where the answers go.
+        loop: the loop.
+    """
+
+    def __init__(self, connection: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._inbox: asyncio.Queue[Document] = asyncio.Queue()
+        self._executor: Executor | None = None
+        self._offset = 0.0
+        self.cut = False
+        """Whether the pilot has ended the work."""
+
+    def store_time(self) -> float:
+        """The store's clock, as the pilot has it."""
+        return time.time() + self._offset
+
+    def listen(self, pilot: IO[bytes]) -> None:
+        """Take in what the pilot sends, and end this process when the pilot has gone."""
+        while (body := _frame(pilot)) is not None:
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, decode(body))
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(LAST_TIME)
+        os.killpg(os.getpgrp(), signal.SIGKILL)  # we lead a session, with all that the work started
+
+    def say(self, message: Document) -> None:
+        """Answer."""
+        body = encode(message)
+        rest = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
+        with suppress(OSError):  # the pilot is gone, and the thread that listens knows it
+            while rest:
+                rest = rest[os.write(self._connection, rest) :]
+
+    async def work(self, make_work: Callable[[], Work]) -> None:
+        """Prepare, work each token that comes, clean up."""
+        try:
+            work = make_work()
+            if work.prepare_env is not None:
+                await work.prepare_env()
+        except Exception as error:  # noqa: BLE001 - any code of the user's
+            self.say({"unfit": f"{describe(error)}{_where(error)}"})
+            return
+        self._loop.add_signal_handler(signal.SIGTERM, self._cut)
+        self.say({"ready": True})
+        while not (message := await self._inbox.get()).get("end"):
+            await self._work_one(work, message)
+        if work.cleanup_env is not None:
+            await work.cleanup_env()
+
+    async def _work_one(self, work: Work, message: Document) -> None:
+        self._offset = message["now"] - time.time()
+        token: Token = Token(message["token"])
+        self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
+        verdict = await self._executor.run(token) if not self.cut else Cut()
+        self._executor = None
+        self.say(told(verdict, token.document))
+
+    def _cut(self) -> None:
+        self.cut = True
+        if self._executor is not None:
+            self._executor.cancel()
+        self._inbox.put_nowait({"end": True})
+
+
+class NoLease:
+    """A keeper that keeps nothing: the lease is the pilot's, which ends this process when it is lost."""
+
+    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
+        """Hold on."""
+        del token, callback
+        return True
+
+    def stop_beating(self, token: Token) -> None:
+        """Do nothing."""
+
+    async def wait_until_written(self) -> None:
+        """Wait for nothing."""
+
+
+class LeftBehind:
+    """What stands in an actor for what stayed with the pilot."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        raise RuntimeError(f"the {self._name} stays with the pilot, and this token runs in a process of its own")
+
+
+class _Receiver(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], store_time: Callable[[], float]) -> None:
+        super().__init__(file)
+        self._store_time = store_time
+
+    @override
+    def persistent_load(self, pid: Any) -> Any:
+        return self._store_time if pid == "clock" else LeftBehind(pid)
+
+
+def _rebuilt(modules: bytes, work: bytes, store_time: Callable[[], float]) -> Callable[[], Work]:
+    """What makes the work, with the modules imported that it needs."""
+    current = cast("Any", process.current_process())
+    current._inheriting = True  # noqa: SLF001 - as multiprocessing does, so that a main module starts no processes now
+    try:
+        spawn.prepare(pickle.loads(modules))  # noqa: S301 - from our pilot
+        return cast("Callable[[], Work]", _Receiver(io.BytesIO(work), store_time).load())
+    finally:
+        del current._inheriting  # noqa: SLF001 - as above
+
+
+def _frame(pilot: IO[bytes]) -> bytes | None:
+    """The next frame; None where the pilot is gone."""
+    header = pilot.read(HEADER_BYTES)
+    size = int.from_bytes(header, "big")
+    body = pilot.read(size)
+    return body if len(header) == HEADER_BYTES and len(body) == size else None
+
+
+def _be_the_first_to_go() -> None:
+    path = Path("/proc/self/oom_score_adj")
+    with suppress(OSError, ValueError):  # not Linux
+        path.write_text(str(min(1000, int(path.read_text()) + KILL_ME_FIRST)))
+
+
+def _where(error: BaseException) -> str:
+    """The place that an exception comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -1,0 +1,367 @@
+"""Isolation: one token's hooks in a process of their own, so that what kills it kills nothing else.
+
+Rules:
+- The work is sent once, pickled, as it was before prepare_env; the iterator, the client and the keeper stay behind.
+- Tokens go there and come back as JSON. Nothing that comes from that process is unpickled.
+- A process that ends without an answer is the token's crash. One that ends before it is ready for it is not.
+- Whatever ends the wait (the answer, the time limit, a cancellation), nothing of the process is left.
+
+The process could work many tokens, one after the other: see apicas._runtime.isolated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+from types import FunctionType, MethodType
+from typing import IO, Any, Final
+
+import anyio
+from typing_extensions import override
+
+from apicas._documents import Document, decode, encode
+from apicas._runtime import groups
+from apicas._runtime.hooks import Work
+from apicas._runtime.outcomes import Crashed, Verdict, storable
+from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand
+from apicas._runtime.verdicts import heard
+from apicas.clients.base import PoolClient
+from apicas.exceptions import InvalidTokenError
+from apicas.tokens import Token
+
+HEADER_BYTES: Final = 8
+MAX_STATE: Final = 100_000_000
+"""Bytes of the work's state: it is kept from the start on, in case that a token needs it."""
+MAX_ANSWER: Final = 1 << 30
+"""Bytes of an answer: a document and its new attachments. A process whose memory is damaged may say any number."""
+MAX_REPORT: Final = 20_000
+"""Bytes of what a crash had to say that are kept."""
+LAST_WORDS: Final = 0.25
+"""Seconds for an answer that is still in the pipe when its process has ended."""
+_GUARD: Final = re.compile(r"^if\s+.*__name__", re.MULTILINE)
+# The first thing that the process needs is the path to this package.
+_BOOT: Final = (
+    "import pickle, sys; connection, report = map(int, sys.argv[1:]); pilot = open(connection, 'rb', closefd=False); "
+    "sys.path[:] = pickle.load(pilot); from apicas._runtime.isolated import main; main(pilot, connection, report)"
+)
+
+
+class Isolation:
+    """Starts processes for tokens.
+
+    Args:
+        work: what is to be done there.
+        stays: what is not sent: instances of these classes, by what they are called.
+        store_time: the store's clock, in unix seconds.
+    """
+
+    def __init__(self, work: Work, stays: dict[str, type | tuple[type, ...]], store_time: Callable[[], float]) -> None:
+        self._work = work
+        self._stays = {"client": PoolClient, **stays}
+        self._store_time = store_time
+        self._state = b""
+        self._needs_main = False
+        self.unfit: str | None = "it was not asked to be sent"
+        """Why the work cannot be sent to a process; None where it can."""
+
+    def snapshot(self) -> None:
+        """Keep the work as it is now."""
+        state = _Bounded(MAX_STATE)
+        sender = _Sender(state, self._stays)
+        try:
+            sender.dump(self._work.remake)
+            if sender.needs_main:
+                _check_main()
+        except Exception as error:  # noqa: BLE001 - any class of the user's may be asked for its state
+            self.unfit = str(error) or type(error).__name__
+        else:
+            self._state, self._needs_main, self.unfit = state.getvalue(), sender.needs_main, None
+
+    def start(self) -> IsolatedProcess:
+        """Start a process.
+
+        Raises:
+            OSError: the system has no room for one.
+        """
+        from multiprocessing import spawn  # noqa: PLC0415 - few pilots ever need it
+
+        modules: dict[str, Any] = spawn.get_preparation_data("apicas token")
+        modules.pop("authkey", None)  # a secret that nobody needs there
+        if not self._needs_main:
+            modules = {name: value for name, value in modules.items() if not name.startswith("init_main")}
+        path = modules.get("sys_path", sys.path)
+        frames = (_framed(pickle.dumps(modules)), _framed(self._state))
+        return IsolatedProcess(pickle.dumps(path) + b"".join(frames), self._store_time)
+
+
+class IsolatedProcess:
+    """A process for a token, from its start to its end.
+
+    Use it in this order: `ready`, `work`, and in any case `leave` and `end`.
+
+    Args:
+        introduction: what it is sent first.
+        store_time: the store's clock, in unix seconds.
+    """
+
+    def __init__(self, introduction: bytes, store_time: Callable[[], float]) -> None:
+        self._store_time = store_time
+        self._introduction = introduction
+        self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._child = _start(theirs.fileno(), self._report.fileno())
+        except BaseException:
+            ours.close()
+            self._report.close()
+            raise
+        self._socket = ours
+        self._running = _Running(self._child, CommandOptions(grace=0.0))
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._size: int | None = None
+        self._is_ready = self._waits = False
+
+    async def ready(self) -> str | None:
+        """Wait until it is ready for tokens; else say why it cannot be.
+
+        Raises:
+            OSError: it was ended from outside, before it could have done anything.
+        """
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
+        await self._send_bytes(self._introduction)
+        self._introduction = b""
+        answer = await self._receive()
+        if answer is None:
+            result = await self._ended()
+            if result is None or result.signal is not None:
+                raise OSError("a process for it ended before it was ready")
+            return f"its process ended with code {result.exit_code} before it was ready"
+        self._is_ready = answer.get("ready") is True
+        return None if self._is_ready else str(answer.get("unfit"))
+
+    async def work(self, token: Token, cleanup_time: float) -> Verdict:
+        """Work a token there; its document becomes what came back.
+
+        Args:
+            token: the token.
+            cleanup_time: seconds that cleanup_run may take when the work is ended from outside.
+        """
+        self._waits = True
+        await self._send({"token": token.document, "now": self._store_time(), "grace": cleanup_time})
+        answer = await self._receive()
+        if answer is None:
+            result = await self._ended()
+            self._waits = False
+            return Crashed(_reason(result), self._last_report())
+        return self._take(token, answer)
+
+    def _take(self, token: Token, answer: Document) -> Verdict:
+        self._waits = False
+        try:
+            verdict, document = heard(answer), answer.get("document")
+        except (KeyError, TypeError, ValueError):
+            return Crashed("its process answered what makes no sense", None)
+        if isinstance(document, dict):
+            token.document.clear()
+            token.document.update(document)
+        return verdict
+
+    async def leave(self, token: Token) -> None:
+        """Have it end: after cleanup_env, or, where its work is still going on, after that was cancelled.
+
+        What the work had written into its token by then comes back.
+        """
+        if not self._is_ready or self._running.has_ended():
+            return
+        if self._waits:
+            groups.signal_group(self._child.pid, SIGTERM)
+            groups.signal_group(self._child.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
+            answer = await self._receive()
+            if answer is not None:
+                self._take(token, answer)
+        await self._send({"end": True})
+        await self._running.wait()
+
+    async def end(self) -> None:
+        """Leave nothing of it behind."""
+        with anyio.CancelScope(shield=True):
+            groups.signal_group(self._child.pid, SIGKILL)
+            try:
+                await self._running.end()
+            finally:
+                self._running.close()
+                self._report.close()
+                if self._writer is None:
+                    self._socket.close()
+                else:
+                    self._writer.close()
+                    with suppress(OSError):
+                        await self._writer.wait_closed()
+
+    # The connection. ------------------------------------------------------------------------------------------------
+
+    async def _send(self, message: Document) -> None:
+        await self._send_bytes(_framed(encode(message)))
+
+    async def _send_bytes(self, body: bytes) -> None:
+        if self._writer is None:
+            return
+        with suppress(OSError):  # it has ended, which the next answer tells
+            self._writer.write(body)
+            await self._writer.drain()
+
+    async def _receive(self) -> Document | None:
+        """The next answer; None where there is none to come."""
+        answer: Document | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch, group.cancel_scope)
+            with suppress(OSError, EOFError, InvalidTokenError):
+                answer = await self._read()
+            group.cancel_scope.cancel()
+        return answer
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        """What the work started may hold the pipe open, so its end alone says nothing."""
+        await self._running.wait()
+        await anyio.sleep(LAST_WORDS)
+        scope.cancel()
+
+    async def _read(self) -> Document | None:
+        if self._reader is None:
+            return None
+        if self._size is None:
+            self._size = int.from_bytes(await self._reader.readexactly(HEADER_BYTES), "big")
+        if self._size > MAX_ANSWER:
+            return None
+        body, self._size = await self._reader.readexactly(self._size), None
+        answer = decode(body)
+        return answer if isinstance(answer, dict) else None
+
+    async def _ended(self) -> CommandResult | None:
+        """How it ended; None where it lives on and answers no more."""
+        with anyio.move_on_after(LAST_WORDS):
+            await self._running.wait()
+            return self._running.result()
+        return None
+
+    def _last_report(self) -> str | None:
+        self._report.seek(0)
+        text = storable(self._report.read(MAX_REPORT).decode("utf-8", "replace"))
+        return text or None
+
+
+class _Running(RunningCommand):
+    """A process without pipes of its own."""
+
+    def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions) -> None:
+        super().__init__(leader, options)
+        self._silent.set()
+
+    def has_ended(self) -> bool:
+        """Whether it has; it stays a zombie."""
+        return self._has_ended()
+
+    def result(self) -> CommandResult:
+        """How it ended."""
+        return self._result()
+
+
+def _start(connection: int, report: int) -> subprocess.Popen[bytes]:
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    return subprocess.Popen(  # noqa: S603 - this interpreter, and a program of ours
+        [sys.executable, *flags, "-c", _BOOT, str(connection), str(report)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(connection, report),
+        start_new_session=True,
+    )
+
+
+def _framed(body: bytes) -> bytes:
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def _reason(result: CommandResult | None) -> str:
+    if result is None:
+        return "its process answers no more"
+    if result.signal is None:
+        return f"its process exited with code {result.exit_code} without an answer"
+    try:
+        name = Signals(result.signal).name
+    except ValueError:
+        name = f"signal {result.signal}"
+    return f"its process was killed by {name}{' (out of memory?)' if result.signal == SIGKILL else ''}"
+
+
+# What is sent. --------------------------------------------------------------------------------------------------------
+
+
+class CannotBeSentError(Exception):
+    """The work cannot be sent to a process; the message says why."""
+
+
+class _Bounded(io.BytesIO):
+    """A buffer that is not to grow for ever."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    @override
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._most:
+            raise CannotBeSentError(f"its state has more than {self._most:,} bytes")
+        return super().write(data)
+
+
+class _Sender(pickle.Pickler):
+    """Pickles the work without what stays with the pilot."""
+
+    def __init__(self, file: IO[bytes], stays: dict[str, Any]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._stays = stays
+        self.needs_main = False
+
+    @override
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)):
+            if "<" in obj.__qualname__:
+                raise CannotBeSentError(f"{obj.__qualname__} has no name in a module by which it could be imported")
+            self.needs_main |= obj.__module__ == "__main__"
+            return None
+        if isinstance(obj, MethodType) and obj.__name__ == "time" and isinstance(obj.__self__, PoolClient):
+            return "clock"  # a modifier's
+        for name, kind in self._stays.items():
+            if isinstance(obj, kind):
+                return name
+        return None
+
+
+def _check_main() -> None:
+    """Check that the main module can be imported once more.
+
+    Raises:
+        CannotBeSentError: it cannot, or importing it would run it.
+    """
+    name = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        text = Path(name or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        raise CannotBeSentError("it is defined in a notebook or an interactive session, and not in a module") from None
+    if not _GUARD.search(text):
+        raise CannotBeSentError(
+            f'it is defined in {os.path.basename(name or "")}, which has no `if __name__ == "__main__":`, '  # noqa: PTH119
+            "so importing it would run it once more"
+        )
