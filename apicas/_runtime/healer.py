@@ -10,9 +10,8 @@ It runs in every pilot; there is no leader. Rules:
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -22,7 +21,7 @@ from apicas._documents import Document
 from apicas._runtime.branches import Disowned
 from apicas._runtime.environment import Environment
 from apicas.clients.port import Client
-from apicas.exceptions import PoolError
+from apicas.exceptions import ConfigError, PoolError
 from apicas.policies import LeaseTimes, Watch, heal_order, jittered, lease_of, look_again
 from apicas.tokens import TokenState, state_of
 
@@ -36,11 +35,11 @@ _LOOKS: Final = 4
 class Aside(Protocol):
     """Where results are kept that the pool does not keep."""
 
-    def keep(self, document: Mapping[str, Any]) -> Awaitable[None] | None:
+    async def keep(self, document: Mapping[str, Any]) -> None:
         """Keep a document aside, safe on disk when this returns. The same one may come twice.
 
         Raises:
-            OSError: it could not be kept.
+            OSError, ConfigError: it could not be kept.
         """
         ...
 
@@ -50,13 +49,20 @@ class Healing:
     """What one look found."""
 
     conflicted: int = 0
-    """Tokens with several leaves."""
+    """Tokens that have several leaves, those not healed by this look."""
     healed: list[str] = field(default_factory=list)
     """The ids of tokens that have one leaf again."""
     discarded: int = 0
     """Leaves that were deleted."""
     kept_aside: int = 0
     """Results among them."""
+
+    def add(self, later: Healing) -> None:
+        """Add what a later look found."""
+        self.conflicted = later.conflicted
+        self.healed += later.healed
+        self.discarded += later.discarded
+        self.kept_aside += later.kept_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,7 @@ class Healer:
             if all(written):  # else the next look shows what is left
                 token_id = one.keep["_id"]
                 healing.healed.append(token_id)
+                healing.conflicted -= 1
                 self._watches.pop(token_id, None)
                 self._survivors[token_id] = Watch(
                     revision=one.keep["_rev"], first=one.watch.first, last=one.watch.last, looks=one.watch.looks
@@ -170,9 +177,9 @@ class Healer:
             if not is_result(leaf, split.keep):
                 continue
             try:
-                if self.aside is not None and (kept := self.aside.keep(leaf)) is not None and inspect.isawaitable(kept):
-                    await kept
-            except OSError as error:
+                if self.aside is not None:
+                    await self.aside.keep(leaf)
+            except (OSError, ConfigError) as error:
                 log.error("token %s is not healed: a result cannot be kept aside: %s", leaf["_id"], error)  # noqa: TRY400
                 return False
             healing.kept_aside += 1

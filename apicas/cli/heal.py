@@ -1,0 +1,130 @@
+"""`apicas heal`: give tokens that a cluster stores in several versions one version again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from apicas.cli.exits import ExitCode
+from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
+from apicas.cli.terminal import agree, plural, say, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apicas._runtime.healer import Healing
+    from apicas.clients.base import PoolClient
+    from apicas.configuration import Configuration
+
+EPILOG = """\b
+On a CouchDB cluster two writers may get at a token at the same moment, each on another node. The token then has
+several versions, of which the cluster shows one. Running pilots heal that by themselves: a token whose versions have
+not changed for the length of a lease keeps the one that is furthest in its life; the others are deleted, and results
+on them are kept aside. This command does the same, and needs as long. On other pools there is nothing to heal.
+
+\b
+Without pilots nobody changes a version, and waiting is no use: --now. With pilots, --now may delete the version that
+a pilot works on; its work is then lost, and done again.
+
+\b
+Examples:
+  apicas heal --dry-run
+  apicas heal
+  apicas heal --now
+"""
+
+_SHOWN: Final = 20
+"""Tokens that a dry run lists; the others are counted."""
+_MOST_LOOKS: Final = 10
+"""Looks at the pool, four in a lease: more than a token needs that nobody writes to."""
+_PAUSE: Final = 1.0
+"""Seconds between looks that wait for nothing: replicas tell each other of deletions in much less."""
+
+
+def heal(
+    *,
+    pool: PoolOption = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for the length of a lease. Only when no pilot runs.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Heal tokens that a CouchDB cluster stores in several versions."""
+    import asyncio
+
+    from apicas.cli.opening import configured
+
+    asyncio.run(_heal(configured(pool), now=now, dry_run=dry_run, yes=yes))
+
+
+async def _heal(configuration: Configuration, *, now: bool, dry_run: bool, yes: bool) -> None:
+    from apicas.cli.opening import opened, patiently
+
+    async with opened(configuration) as client:
+        ids = await patiently(client.conflicted)
+        if not ids:
+            say(f"nothing to heal in {client.address}")
+        elif dry_run:
+            await _list(client, ids)
+        else:
+            if now:
+                agree(f"Heal {plural(len(ids))} of {client.address} at once? No pilot may run meanwhile.", yes=yes)
+            await _heal_all(client, len(ids), now=now)
+
+
+async def _list(client: PoolClient, ids: list[str]) -> None:
+    from apicas.cli.opening import patiently
+    from apicas.policies import heal_order
+
+    for token_id, leaves in zip(ids[:_SHOWN], await patiently(lambda: client.leaves(ids[:_SHOWN])), strict=True):
+        if len(leaves) > 1:
+            keep, *others = heal_order(leaves)
+            say(f"{token_id}: would keep {_described(keep)}, delete {', '.join(map(_described, others))}")
+    if len(ids) > _SHOWN:
+        say(f"and {plural(len(ids) - _SHOWN, 'more token')}")
+
+
+def _described(leaf: Mapping[str, Any]) -> str:
+    from apicas.tokens import generation_of, state_of
+
+    return f"{state_of(leaf)} (generation {generation_of(leaf)}, {leaf['_rev'].partition('-')[0]} writes)"
+
+
+async def _heal_all(client: PoolClient, number: int, *, now: bool) -> None:
+    import anyio
+
+    from apicas._runtime.environment import real_environment
+    from apicas._runtime.healer import Healer, Healing
+    from apicas.cli.opening import patiently
+    from apicas.policies import LeaseTimes
+
+    times = LeaseTimes(lease=client.default_lease)
+    healer, total = Healer(client, times, real_environment()), Healing()
+    if not now:
+        tell(f"watching {plural(number)} for the length of a lease, {times.lease:g} s, or longer if they say so")
+    for look in range(_MOST_LOOKS):
+        if look:
+            await anyio.sleep(_PAUSE if now else times.sweep)
+        healing = await patiently(lambda: healer.run_once(now=now))
+        total.add(healing)
+        if not total.conflicted:
+            break
+    conclude(total)
+
+
+def conclude(total: Healing) -> None:
+    """Say what was done.
+
+    Raises:
+        typer.Exit: some tokens were left as they are.
+    """
+    say(f"healed {plural(len(total.healed))}, {plural(total.discarded, 'version')} deleted")
+    if total.kept_aside:
+        tell(f"{plural(total.kept_aside, 'result')} on deleted versions kept aside")
+    if total.conflicted:
+        tell(
+            f"{plural(total.conflicted)} not healed: something still writes to them; pilots heal them at the end"
+        )
+        raise typer.Exit(ExitCode.INCOMPLETE)
