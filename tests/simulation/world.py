@@ -13,11 +13,13 @@ from typing import Any
 import anyio
 
 import apicas
+from apicas._runtime.healer import Healer
 from apicas._runtime.hooks import Work
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas.exceptions import ApicasError, PoolError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
+from apicas.policies import LeaseTimes
 from apicas.testing import (
     Group,
     History,
@@ -99,6 +101,7 @@ class World:
         await self._mend(person)
         self._start(PilotPlan("last", 0, 0.0, 3))
         await self._wait()
+        await self._heal()
         await anyio.sleep(2.0)
         self.rules.finish(self.tokens)
         seconds = loop.time()
@@ -141,6 +144,16 @@ class World:
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 self.rules.violate("every run ends", f"{waiting[task]} ended by {error!r}")
+
+    async def _heal(self) -> None:
+        """Heal what no pilot stayed long enough to heal, under the same rules."""
+        client = ReplicatedClient(self.store, "healer")
+        times = LeaseTimes(lease=LEASE)
+        healer = Healer(client, times, virtual_environment("healer", seed=self.plan.seed))
+        for _ in range(20):
+            if not (await healer.run_once()).conflicted:
+                return
+            await anyio.sleep(times.sweep)
 
     async def _tear_down(self) -> None:
         """End what still runs; nothing that it does reaches the store."""
