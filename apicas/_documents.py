@@ -8,13 +8,16 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import sys
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from reprlib import Repr
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
@@ -37,8 +40,12 @@ _REVISION = re.compile(r"[1-9]\d{0,18}-[0-9a-zA-Z]{1,64}\Z", re.ASCII)
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{0,255}\Z", re.ASCII)
 _LONG_DIGITS = re.compile(rb"\d{%d}" % (MAX_INTEGER_DIGITS + 1))
 _TOO_LONG = 10**MAX_INTEGER_DIGITS
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
+_TOO_DEEP = "nested too deeply"
+# Around a token there are a few levels of the answer that it comes in.
+_MAX_READ_DEPTH = MAX_DEPTH + 20
+# Possessive: a string of megabytes must not fill the memory with places to come back to.
+_BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]+|[\]}]+', re.DOTALL)
 
 
 def encode(value: Any) -> bytes:
@@ -49,8 +56,10 @@ def encode(value: Any) -> bytes:
     """
     try:
         body = _encoder.encode(value)
+    except InvalidTokenError:
+        raise
     except RecursionError:
-        raise InvalidTokenError("nested too deeply") from None
+        raise InvalidTokenError(_TOO_DEEP) from None
     except UnicodeEncodeError:
         raise InvalidTokenError("a string holds a lone surrogate, which is no Unicode text") from None
     except (TypeError, ValueError, OverflowError) as error:
@@ -61,7 +70,10 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes | str) -> Any:
-    """Decode JSON, integers of any length included.
+    """Decode JSON: also what no store of ours would take and another tool may have stored.
+
+    One document comes among many. So what cannot be held in memory (what is nested too deeply for the stack, an integer
+    of thousands of digits) is left out, and a stand-in for it, Unstorable, keeps the rest from being written back.
 
     Raises:
         InvalidTokenError: for what is not JSON.
@@ -69,9 +81,100 @@ def decode(body: bytes | str) -> Any:
     try:
         return _decoder.decode(body)
     except RecursionError:
-        raise InvalidTokenError("nested too deeply") from None
+        pass
     except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidTokenError(f"not JSON: {error}") from None
+        return _decode_oddly(body, error)
+    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    # A body cannot hold its own hash, whoever wrote it.
+    mark = f"too deep: {sha256(raw).hexdigest()}"
+    try:
+        value = _decoder.decode(_pruned(raw, f'"{mark}"'.encode()))
+    except RecursionError:
+        raise InvalidTokenError(_TOO_DEEP) from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        value = _decode_oddly(_pruned(raw, f'"{mark}"'.encode()), error)
+    return _planted(value, mark)
+
+
+class Unstorable:
+    """Stands for a value that was read and cannot be held; what has one inside is not written.
+
+    Args:
+        reason: why, after "is" or by itself.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<{self.reason}>"
+
+
+def _decode_oddly(body: bytes | str, first: Exception) -> Any:
+    """Decode with the standard library, which takes lone surrogates, as they are stored by PouchDB.
+
+    Raises:
+        InvalidTokenError: it is no JSON for that either; the message is that of the first error.
+    """
+    try:
+        text = body if isinstance(body, str) else bytes(body).decode()
+        return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InvalidTokenError(f"not JSON: {first}") from None
+
+
+def _integer(digits: str) -> int | Unstorable:
+    if len(digits) > sys.int_info.default_max_str_digits:
+        return Unstorable(f"an integer of {len(digits):,} digits")
+    return int(digits)
+
+
+def _number(digits: str) -> float | Unstorable:
+    number = float(digits)
+    return number if math.isfinite(number) else Unstorable("a number beyond the range of a double")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _pruned(body: bytes, mark: bytes) -> bytes:
+    """JSON with a mark in the place of each value that is nested too deeply."""
+    pieces: list[bytes] = []
+    depth = start = 0
+    for match in _BRACKETS.finditer(body):
+        run, before = match[0], depth
+        if run[0] in b"[{":
+            depth += len(run)
+            if before <= _MAX_READ_DEPTH < depth:
+                pieces += (body[start : match.start() + _MAX_READ_DEPTH - before], mark)
+        elif run[0] in b"]}":
+            depth -= len(run)
+            if depth <= _MAX_READ_DEPTH < before:
+                start = match.start() + before - _MAX_READ_DEPTH
+    return b"".join([*pieces, body[start:]])
+
+
+def _planted(value: Any, mark: str) -> Any:
+    """A value with Unstorable in the place of marks."""
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        places = list(item.items()) if isinstance(item, dict) else list(enumerate(item))
+        for place, inner in places:
+            if inner == mark:
+                item[place] = Unstorable(_TOO_DEEP)
+            elif isinstance(inner, (dict, list)):
+                stack.append(inner)
+    return value
+
+
+def _refuse_unstorable(value: Any) -> NoReturn:
+    if isinstance(value, Unstorable):
+        raise InvalidTokenError(value.reason)
+    raise TypeError(f"objects of type {type(value).__name__} have no place in it")
 
 
 def encode_document(document: Mapping[str, Any], *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
@@ -236,3 +339,6 @@ def _containers(value: Any) -> list[Any]:
     """The mappings and sequences directly inside one."""
     items = value.values() if isinstance(value, Mapping) else value
     return [item for item in items if isinstance(item, (Mapping, list, tuple))]
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_refuse_unstorable)

@@ -181,12 +181,34 @@ def test_what_is_no_revision_is_refused(revision: Any) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["", "{", "NaN", "[1,]", "1e999", '"\\ud800"', b"\xff", "[" * 100_000, "1" * 10_000],
+    ["", "{", "NaN", "-Infinity", "[1,]", b"\xff", b"\xff\xfe[\x001\x00]\x00", "[" * 100_000, "[" * 600 + "}" * 600],
     ids=lambda body: shown(body)[:12],
 )
 def test_what_cannot_be_read_is_an_invalid_token(body: str | bytes) -> None:
     with pytest.raises(InvalidTokenError):
         decode(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("1e999", "beyond the range of a double"),
+        ("-1e999", "beyond the range of a double"),
+        ("1" * 10_000, "an integer of 10,000 digits"),
+        ('"\\ud800"', "lone surrogate"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("[" * 3000 + '"\\ud800"' + "]" * 3000, "nested too deeply"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_others_stored_is_read_and_not_written_back(body: str, reason: str) -> None:
+    """One such document in an answer must not hide the others in it, nor lose what could not be read of it."""
+    found = decode(f'[{{"_id":"a","bad":{body}}},{{"_id":"b","good":["[]", {{"}}": 1}}]}}]'.encode())
+    assert (found[0]["_id"], found[1]) == ("a", {"_id": "b", "good": ["[]", {"}": 1}]})
+    with pytest.raises(InvalidTokenError, match=reason):
+        encode_document(found[0])
+    assert len(shown(found[0])) < 400
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
