@@ -26,6 +26,7 @@ from typing_extensions import TypedDict, Unpack, override
 from apicas._runtime.claims import Claimed
 from apicas._runtime.environment import Environment
 from apicas._runtime.keeper import Keeper, KeeperOptions
+from apicas._runtime.outbox import OutboxSetting
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
@@ -48,6 +49,7 @@ class IteratorKeywords(TypedDict, total=False):
     max_scrub: int
     retry_delay: float
     farewell: float
+    outbox: OutboxSetting
     linger: bool
     environment: Environment | None
 
@@ -272,7 +274,7 @@ class BasicViewIterator(_OwnViewIterator):
         modifier: changes tokens; a BasicTokenModifier where it is left out.
         view: `Monitor/todo`, or a view of the user's that lists tokens in todo.
         keywords: `lock_timeout` (the lease in seconds), `foreign_lock_timeout`, `max_crashes`, `max_scrub`,
-            `retry_delay`, `farewell`: see KeeperOptions; `linger=False` to end as soon as the view is empty.
+            `retry_delay`, `farewell`, `outbox`: see KeeperOptions; `linger=False` to end as soon as the view is empty.
     """
 
     def __init__(

@@ -2,7 +2,11 @@
 
 While one bulk is on its way the next gathers, so a busy pilot writes large bulks and an idle one waits for nothing.
 An outcome is only written over the claim that it belongs to. After a conflict, or an answer that got lost, the token is
-read: an edit by somebody else is merged, our own write is recognised, anything else means that the lease is lost.
+read: an edit by somebody else is merged, our own write is recognised, and one that was taken for our silence, and that
+nobody has claimed since, still gets its result. Anything else means that the lease is lost: nothing is written, and a
+finished result is kept aside.
+
+What takes long to be written, or took long to be worked out, is kept in the outbox meanwhile.
 """
 
 from __future__ import annotations
@@ -11,17 +15,19 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Final
 
 import anyio
 
 from apicas._documents import Document
 from apicas._runtime.branches import overtaken, read_own
 from apicas._runtime.environment import Environment
-from apicas._runtime.leases import Lease, Leases
+from apicas._runtime.leases import Lease, Leases, Phase
+from apicas._runtime.replay import written_over
+from apicas._runtime.safekeeping import PUT_AWAY_TIME, Safekeeping
 from apicas.clients.port import Client, SaveResult, SaveStatus
 from apicas.exceptions import AccessDeniedError, PoolError, PoolNotFoundError
-from apicas.policies import Backoff, Standing, merge, standing
+from apicas.policies import Backoff, Standing, standing
 
 log = logging.getLogger("apicas.committer")
 
@@ -44,6 +50,10 @@ class Ending(Enum):
     """Somebody else had taken it: nothing was written."""
 
 
+FINISHED: Final = frozenset({Ending.DONE, Ending.FAILED, Ending.SCRUBBED})
+"""Endings of which the result is never lost; of the others the token tells all there is."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
     """What is to be written for a token."""
@@ -62,10 +72,23 @@ class Settlement:
     """What to write instead where the store does not take the outcome; given the reason."""
     settled: Callable[[Ending], None] | None = None
     """Called when it is written, or known to be lost."""
+    ran: float = 0.0
+    """Seconds of work."""
     event: anyio.Event = field(default_factory=anyio.Event)
     """Set when it is written, or known to be lost, or nobody will write it any more: then `ending` is None."""
     ending: Ending | None = None
     fallen_back: bool = False
+    kept: bool = False
+    """Whether the outbox has it."""
+    touched: bool = False
+    """Whether the outbox may have it, or a part of it."""
+    over: Document | None = None
+    """What it is to be written over, where that is not the document of the lease: the lease is lost."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is the result of work that came to its end."""
+        return self.outcome.ending in FINISHED
 
     def finish(self, ending: Ending) -> None:
         """Tell whoever waits."""
@@ -82,14 +105,20 @@ class Committer:
         client: the pool.
         leases: what the pilot holds.
         environment: clocks and dice.
+        safe: keeps what is not written yet, or never will be.
     """
 
-    def __init__(self, client: Client, leases: Leases, environment: Environment) -> None:
+    def __init__(self, client: Client, leases: Leases, environment: Environment, safe: Safekeeping) -> None:
         self._client = client
         self._leases = leases
         self._environment = environment
+        self._safe = safe
         self._backoff = Backoff(first=0.1, most=5.0)
         self._pending: list[Settlement] = []
+        self._first: list[Settlement] = []
+        """What is kept before it may be written."""
+        self._first_arrived = anyio.Event()
+        self._first_one_at_a_time = anyio.Lock(fast_acquire=True)
         self._arrived = anyio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
         self.unwritten = 0
@@ -106,19 +135,32 @@ class Committer:
     def _finish(self, settlement: Settlement, ending: Ending) -> None:
         self.unwritten -= 1
         settlement.finish(ending)
+        if ending is not Ending.LOST:
+            self._safe.written(settlement)
         if not self.unwritten:
             self._all_written.set()
 
     def submit(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon, together with others."""
         self.unwritten += 1
-        self._pending.append(settlement)
-        self._arrived.set()
+        if self._safe.comes_first(settlement):
+            self._first.append(settlement)
+            self._first_arrived.set()
+        else:
+            self._pending.append(settlement)
+            self._arrived.set()
 
     def give_up(self) -> None:
-        """Let nobody wait any longer for what could not be written: nobody will write it."""
-        for settlement in self._pending:
+        """Let nobody wait any longer for what could not be written: this process will not write it."""
+        for settlement in (*self._first, *self._pending):
             settlement.event.set()
+
+    async def put_away(self) -> int:
+        """Keep what could not be written, within a bounded time; answers how many finished results wait there."""
+        with anyio.move_on_after(PUT_AWAY_TIME, shield=True):
+            await self._safe.keep([*self._first, *self._pending])
+            await self._safe.tidy()
+        return sum(settlement.kept for settlement in (*self._first, *self._pending))
 
     async def run(self) -> None:
         """Write what comes, for ever.
@@ -126,31 +168,56 @@ class Committer:
         Raises:
             AccessDeniedError: the store refuses us for good.
         """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._run_first)
+            while True:
+                await self._arrived.wait()
+                self._arrived = anyio.Event()
+                await self._write_all()
+
+    async def _run_first(self) -> None:
+        """Keep what is to be kept before it is written. Beside the writing: an fsync may take long."""
         while True:
-            await self._arrived.wait()
-            self._arrived = anyio.Event()
-            await self.flush()
+            await self._first_arrived.wait()
+            self._first_arrived = anyio.Event()
+            await self._keep_first()
+
+    async def _keep_first(self) -> None:
+        async with self._first_one_at_a_time:
+            while batch := self._first[:MAX_BATCH]:
+                try:
+                    await self._safe.keep(batch)
+                finally:  # also when cancelled, and when it could not be kept: it is written all the same
+                    del self._first[: len(batch)]
+                    self._pending += batch
+                    self._arrived.set()
 
     async def flush(self) -> None:
         """Write all that waits, what somebody else is writing included, however long the store is away."""
+        await self._keep_first()
+        await self._write_all()
+
+    async def _write_all(self) -> None:
         attempt = 0
         while True:
             try:
                 async with self._one_at_a_time:  # a batch under way may fail, and its outcomes wait again
                     if not self._pending:
-                        return
+                        break
                     await self._write_batch()
             except (AccessDeniedError, PoolNotFoundError):
                 raise
             except PoolError as error:
                 if not attempt:
                     log.warning("%s; %d outcomes wait", error, len(self._pending))
+                await self._safe.keep(list(self._pending))
                 await anyio.sleep(self._backoff.delay(attempt, self._environment.rng))
                 attempt += 1
             else:
                 if attempt:
                     log.info("the pool answers again")
                 attempt = 0
+        await self._safe.tidy()
 
     async def _write_batch(self) -> None:
         batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
@@ -163,81 +230,105 @@ class Committer:
 
     async def run_once(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write a batch, and answer which of it have to be tried again."""
-        held: list[Settlement] = []
-        for settlement in batch:
-            if await self._leases.begin_settling(settlement.lease):
-                held.append(settlement)
-            else:
-                self._lost(settlement)
-        late = await overtaken(self._client, [settlement.lease for settlement in held])
-        for settlement in [one for one in held if one.lease in late]:
-            held.remove(settlement)
-            self._lost(settlement)
-        if not held:
-            return []
-        results = await self._client.save([_document(settlement) for settlement in held])
-        again: list[Settlement] = []
-        unclear: list[Settlement] = []
-        for settlement, result in zip(held, results, strict=True):
+        writable, taken = await self._begin(batch)
+        late = await overtaken(self._client, [one.lease for one in writable if one.over is None])
+        lost = [one for one in writable if one.lease in late]
+        writable = [one for one in writable if one.lease not in late]
+        results = await self._client.save([_document(settlement) for settlement in writable]) if writable else []
+        rejected: list[tuple[Settlement, SaveResult]] = []
+        unclear: list[Settlement] = taken
+        for settlement, result in zip(writable, results, strict=True):
             if result.written:
                 self._end(settlement)
             elif result.status is SaveStatus.REJECTED:
-                again += self._fall_back(settlement, result)
+                rejected.append((settlement, result))
             else:
                 unclear.append(settlement)
-        return again + await self._look(unclear)
+        await self._lose(lost)
+        return await self._fall_back(rejected) + await self._look(unclear)
+
+    async def _begin(self, batch: Sequence[Settlement]) -> tuple[list[Settlement], list[Settlement]]:
+        """Keep the heartbeat off the leases of a batch; answers what may be written, and what a beat found taken."""
+        writable: list[Settlement] = []
+        taken: list[Settlement] = []
+        for settlement in batch:
+            if settlement.over is not None or await self._leases.begin_settling(settlement.lease):
+                writable.append(settlement)
+            elif settlement.is_finished:
+                taken.append(settlement)
+            else:
+                self._say_lost(settlement)
+                self._finish(settlement, Ending.LOST)
+        return writable, taken
 
     def _end(self, settlement: Settlement) -> None:
         self._leases.end(settlement.lease)
         self._finish(settlement, settlement.outcome.ending)
 
-    def _lost(self, settlement: Settlement) -> None:
-        self._leases.lose(settlement.lease)
-        log.warning("token %s was taken by somebody else: its outcome is not written", settlement.lease.token_id)
-        self._finish(settlement, Ending.LOST)
-
-    def _fall_back(self, settlement: Settlement, result: SaveResult) -> list[Settlement]:
-        log.error("the outcome of token %s cannot be stored: %s", settlement.lease.token_id, result.reason)
-        if settlement.fallen_back:  # not even the error goes in: the lock goes stale, and a person will look
+    async def _lose(self, settlements: Sequence[Settlement]) -> None:
+        """Somebody else has the tokens: nothing is written to them, and what was finished is kept aside."""
+        if not settlements:
+            return
+        for settlement in settlements:
             self._leases.lose(settlement.lease)
+        places = await self._safe.set_aside(settlements, "somebody else has taken it")
+        for settlement in settlements:
+            self._say_lost(settlement, places.get(settlement))
             self._finish(settlement, Ending.LOST)
-            return []
-        settlement.fallen_back = True
-        settlement.outcome = settlement.rejected(result.reason)
-        return [settlement]
+
+    @staticmethod
+    def _say_lost(settlement: Settlement, place: str | None = None) -> None:
+        aside = "" if place is None else f"; it is kept in {place}"
+        log.warning(
+            "token %s was taken by somebody else: its outcome is not written%s", settlement.lease.token_id, aside
+        )
+
+    async def _fall_back(self, rejected: Sequence[tuple[Settlement, SaveResult]]) -> list[Settlement]:
+        """Write that it failed where the store does not take the outcome itself."""
+        again: list[Settlement] = []
+        for settlement, result in rejected:
+            places = await self._safe.set_aside([settlement], f"it cannot be stored: {result.reason}")
+            aside = f"; it is kept in {places[settlement]}" if places else ""
+            log.error("the outcome of token %s cannot be stored: %s%s", settlement.lease.token_id, result.reason, aside)
+            if settlement.fallen_back:  # not even the error goes in: the lock goes stale, and a person will look
+                self._leases.lose(settlement.lease)
+                self._finish(settlement, Ending.LOST)
+                continue
+            settlement.fallen_back = True
+            settlement.kept = False
+            settlement.outcome = settlement.rejected(result.reason)
+            again.append(settlement)
+        return again
 
     async def _look(self, unclear: Sequence[Settlement]) -> list[Settlement]:
-        """Read back what met a conflict, or had no clear answer."""
+        """Read back what met a conflict, or had no clear answer, or was taken by the time it was finished."""
         if not unclear:
             return []
         again: list[Settlement] = []
+        lost: list[Settlement] = []
         fresh = await read_own(self._client, [settlement.lease for settlement in unclear])
         for settlement, document in zip(unclear, fresh, strict=True):
             lease = settlement.lease
             match standing(lease.stored, document, lease.claim_id):
                 case Standing.SETTLED:
                     self._end(settlement)
-                case Standing.OURS if document is not None:
+                case Standing.OURS if document is not None and lease.phase is Phase.SETTLING:
                     lease.stored = document
                     again.append(settlement)
+                case Standing.RECLAIMED if not settlement.is_finished:
+                    self._end(settlement)  # it is where it was to go
+                case Standing.OURS | Standing.RECLAIMED if document is not None:
+                    self._leases.lose(lease)
+                    settlement.over = document
+                    again.append(settlement)
                 case _:
-                    self._lost(settlement)
+                    lost.append(settlement)
+        await self._lose(lost)
         return again
 
 
-def _document(settlement: Settlement) -> dict[str, Any]:
-    """The outcome as it is to be written now: over the stored revision, merged with what somebody edited."""
-    lease, document = settlement.lease, settlement.outcome.document
-    if lease.stored.get("_rev") == lease.base.get("_rev") or not _edited(lease):
-        return {**document, "_rev": lease.stored["_rev"]}
-    return merge(lease.base, document, lease.stored)
-
-
-def _edited(lease: Lease) -> bool:
-    """Whether the stored document differs from the one that was claimed by more than heartbeats."""
-    ignored = {"_rev", "lock", "apicas"}
-    return any(
-        lease.stored.get(key) != lease.base.get(key)
-        for key in lease.stored.keys() | lease.base.keys()
-        if key not in ignored
-    )
+def _document(settlement: Settlement) -> Document:
+    """The outcome as it is to be written now."""
+    lease = settlement.lease
+    over = lease.stored if settlement.over is None else settlement.over
+    return written_over(lease.base, settlement.outcome.document, over, lease.claim_id)

@@ -7,6 +7,7 @@ still held, writes what waits, and only then stops the heartbeat.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -21,8 +22,10 @@ from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.healer import Healer
 from apicas._runtime.heartbeat import Heartbeat
 from apicas._runtime.leases import Lease, Leases, Phase
+from apicas._runtime.outbox import OutboxSetting, outbox_for
 from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
+from apicas._runtime.safekeeping import Safekeeping
 from apicas.clients.port import Client
 from apicas.exceptions import Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
@@ -43,6 +46,8 @@ class KeeperOptions:
         max_scrub: how many times a token that failed is tried again.
         retry_delay: seconds before a token that failed is tried again, doubling with each failure; 0 for none.
         farewell: seconds that leaving may take to hand tokens back when the pool does not answer.
+        outbox: the directory where finished results are kept that are not in the pool yet; None for the default, False
+            for none. A pool in memory has none unless it is given one.
     """
 
     lock_timeout: float | None = None
@@ -51,6 +56,7 @@ class KeeperOptions:
     max_scrub: int = 0
     retry_delay: float = RetryDelays().scrub.first
     farewell: float = 4.0
+    outbox: OutboxSetting = None
 
 
 @dataclass(slots=True)
@@ -104,13 +110,22 @@ class Keeper:
         shared = (modifier, self.times, self.environment)
         self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
         self._heartbeat = Heartbeat(self._leases, *shared)
-        self._committer = Committer(client, self._leases, self.environment)
+        outbox = outbox_for(options.outbox, client.address, default=self.environment.threads)
+        self._safe = Safekeeping(outbox, client, self.environment, lease)
+        self.waiting = 0
+        """Finished results that could not be written, and were left in the outbox."""
+        self._committer = Committer(client, self._leases, self.environment, self._safe)
         self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
+        if outbox is not None:
+            self._reaper.before_sweep = self._safe.replay
+        self._reaper.delays = delays
         self._stack = AsyncExitStack()
         self._on_ending: list[Callable[[Ending], None]] = []
 
     async def __aenter__(self) -> Self:
+        if isinstance(self.options.outbox, (str, os.PathLike)):  # said at once, to whoever chose it
+            await self._safe.check()
         async with AsyncExitStack() as stack:
             beat = self._heartbeat.in_thread if self.environment.threads else self._heartbeat.in_task
             await stack.enter_async_context(beat(self.client))
@@ -155,6 +170,14 @@ class Keeper:
                 self.options.farewell,
                 len(self._leases),
             )
+        self.waiting = await self._committer.put_away()
+        if self.waiting:
+            log.error(
+                "%d finished results are not in the pool: they wait in %s, and are written by your next pilot on this "
+                "pool, or by `apicas flush`",
+                self.waiting,
+                self._safe.place,
+            )
 
     @property
     def held(self) -> int:
@@ -176,7 +199,8 @@ class Keeper:
 
     def delay_retries(self, retry_delay: float) -> None:
         """Set the seconds before a token that failed is tried again."""
-        self._concluding = replace(self._concluding, delays=RetryDelays.of(retry_delay))
+        self._reaper.delays = RetryDelays.of(retry_delay)
+        self._concluding = replace(self._concluding, delays=self._reaper.delays)
 
     def watch_endings(self, callback: Callable[[Ending], None]) -> Callable[[], None]:
         """Have a function called with the ending of each token; answers with what puts an end to that."""
@@ -200,6 +224,8 @@ class Keeper:
 
     def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
         """Have a function called in this loop when the lease on a token is lost; False where it is lost already."""
+        if callback is not None:  # its work begins
+            _lease_of(token).began = self.environment.monotonic()
         return self._leases.watch(_lease_of(token), callback)
 
     def stop_beating(self, token: Token) -> None:
@@ -215,7 +241,8 @@ class Keeper:
         if lease.handed_in:
             return None
         lease.handed_in = True
-        if lease.phase is not Phase.HELD:
+        # What was stopped because it was lost has no result. What came to its end all the same may yet be welcome.
+        if lease.phase is not Phase.HELD and not isinstance(verdict, Returned):
             self._count(Ending.LOST)
             return None
         return self._submit(lease, self._conclude(token, lease, verdict), self._count)
@@ -231,6 +258,7 @@ class Keeper:
             outcome,
             rejected=lambda reason: self._concluding.rejected(lease, reason),
             settled=settled,
+            ran=self.environment.monotonic() - lease.began,
         )
         self._committer.submit(settlement)
         return settlement

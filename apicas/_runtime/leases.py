@@ -9,6 +9,7 @@ A stored document is never changed in place: the heartbeat and a merge both star
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Lease:
     """The document that the user's copy was made from."""
     refreshed: float
     """Monotonic seconds: when the write that the store's lock is of was sent."""
+    began: float = field(default=math.inf)
+    """Monotonic seconds: when the work on it began; until that is known, when it was claimed."""
     phase: Phase = Phase.HELD
     beating: bool = False
     beats: bool = True
@@ -49,6 +52,9 @@ class Lease:
     on_lost: Callable[[], None] | None = None
     """Called once, in the loop that claimed it, when the lease is lost while the token is being worked."""
     _idle: Callable[[], object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.began = min(self.began, self.refreshed)
 
 
 class Leases:

@@ -147,6 +147,8 @@ class Report:
     """Why the pilot ended."""
     held: int = 0
     """Held now. At the end, those whose outcome could not be written: their locks go stale by themselves."""
+    waiting: int = 0
+    """Finished results that are in the outbox and not in the pool, at the end: the next pilot writes them."""
     signals: int = 0
     """How many signals ended the pilot: 0 if it ended by itself, 1 if it drained, more if it was cut."""
 
@@ -333,6 +335,7 @@ class Pilot:
             seconds=self._keeper.environment.monotonic() - self._begun,
             reason=self._reason,
             held=self._keeper.held,
+            waiting=self._keeper.waiting,
         )
 
     # Claiming. ----------------------------------------------------------------------------------------------------

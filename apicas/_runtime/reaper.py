@@ -9,7 +9,7 @@ A token that a cluster stores in several versions is healed first: the one that 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,11 +86,17 @@ class Reaper:
         self._healer = healer
         self._watches: dict[str, Watch] = {}
         self._one_at_a_time = anyio.Lock()
+        self.delays = RetryDelays()
+        """How long a token waits that took its pilot down."""
         self._away = False
+        self.before_sweep: Callable[[], Awaitable[object]] | None = None
+        """Called before each sweep: what is about to bring a token's result comes before those who take the token."""
 
     async def run_once(self) -> Sweep:
         """Look at every locked token of others, and take what is stale."""
         async with self._one_at_a_time:
+            if self.before_sweep is not None:
+                await self.before_sweep()
             return await self._sweep()
 
     async def _sweep(self) -> Sweep:
@@ -156,7 +162,7 @@ class Reaper:
         charge = self._healer is None or document not in self._healer.disowned
         if charge and is_suspect(document):
             crashes = count(annex(document).get("crashes")) + 1
-            later = now + RetryDelays().after_crash(crashes, self._environment.rng)
+            later = now + self.delays.after_crash(crashes, self._environment.rng)
         reclaimed = self._modifier.reclaim(dict(document), now, charge=charge, not_before=later)
         crashes = count(annex(reclaimed).get("crashes"))
         if crashes > self._options.max_crashes:

@@ -6,6 +6,7 @@ from apicas.testing.conformance import CLIENT_CHECKS, check_client
 from apicas.testing.faults import Faults, FaultyClient
 from apicas.testing.history import Execution, History
 from apicas.testing.invariants import INVARIANTS, Invariants, Violation, ViolationError
+from apicas.testing.outbox import MemoryOutbox
 from apicas.testing.replicas import ReplicatedClient
 from apicas.testing.store import Latency, Mishaps, ReplicatedStore
 from apicas.testing.virtual import Deadlock, Group, VirtualTimeLoop, run_virtual, unix_time, virtual_environment
@@ -21,6 +22,7 @@ __all__ = [
     "History",
     "Invariants",
     "Latency",
+    "MemoryOutbox",
     "Mishaps",
     "ReplicatedClient",
     "ReplicatedStore",
