@@ -37,6 +37,8 @@ log = logging.getLogger("apicas.claims")
 
 MAX_UNWRITABLE = 1000
 """Tokens remembered because the store does not take them back; more means that something else is wrong."""
+MAX_LOOKS = 3
+"""How often a claim without a clear answer is looked for, and written again."""
 
 
 @dataclass(slots=True)
@@ -224,12 +226,32 @@ class Claimer:
                 self.disowned.add(document)
             claimed.lost += len(unclear)
             return
+        doubtful = list(unclear)
+        for _ in range(MAX_LOOKS):
+            doubtful = await self._not_there(doubtful, claimed, sent)
+            if not doubtful:
+                return
+            # Not there, or not yet: a slow request may still arrive, and lock what nobody works. Written again on the
+            # same revision, one of the two wins, and the other comes to nothing.
+            results = await self._client.save([document for _, document in doubtful])
+            doubtful = self._sort(doubtful, [_doubted(result) for result in results], claimed, sent)
+        for claim_id, document in doubtful:  # the committer goes on until it is settled
+            self._hand_back(self._hold(claim_id, document, sent))
+
+    async def _not_there(
+        self, unclear: Sequence[tuple[str, Document]], claimed: Claimed, sent: float
+    ) -> list[tuple[str, Document]]:
+        """Read claims back, and keep what is ours; answers with what is as if they had not been written."""
+        absent: list[tuple[str, Document]] = []
         fresh = await self._client.get([document["_id"] for _, document in unclear])
         for (claim_id, document), stored in zip(unclear, fresh, strict=True):
             if stored is not None and standing(document, stored, claim_id) is Standing.OURS:
                 claimed.leases.append(self._hold(claim_id, stored, sent))
+            elif stored is not None and stored["_rev"] == document["_rev"]:
+                absent.append((claim_id, document))
             else:
                 claimed.lost += 1
+        return absent
 
     def _hold(self, claim_id: str, document: Document, sent: float) -> Lease:
         lease = Lease(document["_id"], claim_id, stored=document, base=document, refreshed=sent)
@@ -241,6 +263,11 @@ class Claimer:
         log.error("token %s cannot be claimed, the pool does not take it back: %s", token_id, reason)
         if len(self._unwritable) < MAX_UNWRITABLE:
             self._unwritable.add(token_id)
+
+
+def _doubted(result: SaveResult) -> SaveResult:
+    """A result after another attempt: a conflict may be with that one."""
+    return SaveResult(SaveStatus.UNKNOWN, reason=result.reason) if result.status is SaveStatus.CONFLICT else result
 
 
 @dataclass(slots=True)

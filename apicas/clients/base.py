@@ -21,8 +21,6 @@ from apicas._documents import (
     Document,
     check_attachment_name,
     check_id,
-    decode,
-    encode,
     encode_document,
 )
 from apicas.clients.port import (
@@ -37,6 +35,7 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
+from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, has_file
 from apicas.exceptions import (
     EditConflictError,
     InvalidTokenError,
@@ -288,14 +287,34 @@ class PoolClient(ABC):
         try:
             results = await self._write(batch)
         except BulkRefusedError as error:
-            if len(batch) == 1:
-                return [SaveResult(SaveStatus.REJECTED, reason=str(error))]
             uncertain = uncertain or error.uncertain
+            if len(batch) == 1:
+                return [await self._refused(batch[0], str(error), uncertain=uncertain)]
         else:
             return [_doubted(result) for result in results] if uncertain else results
         half = len(batch) // 2
         first = await self._write_or_bisect(batch[:half], uncertain=uncertain)
         return first + await self._write_or_bisect(batch[half:], uncertain=uncertain)
+
+    async def _refused(self, encoded: EncodedDocument, reason: str, *, uncertain: bool) -> SaveResult:
+        """What became of a document that was refused alone: nothing, unless an attempt before that has written it."""
+        if uncertain:
+            (stored,) = await self.get([encoded.id])
+            if (None if stored is None else stored["_rev"]) != encoded.rev:
+                return SaveResult(SaveStatus.UNKNOWN, reason=reason)
+        return SaveResult(SaveStatus.REJECTED, reason=reason)
+
+    async def _successor(self, document_id: str, rev: str | None) -> Document | None:
+        """The version of a document that replaced a revision, its first one for None; None where nobody knows.
+
+        Asked only about writes that had no clear answer.
+        """
+        del document_id, rev
+        return None
+
+    @property
+    def _read_back(self) -> ReadBack:
+        return ReadBack(write=self.save, read=self.get, successor=self._successor)
 
     async def upload(self, tokens: Tokens, *, on_progress: UploadProgress | None = None) -> UploadReport:
         """Put new tokens into the pool, from any stream of mappings; memory stays constant.
@@ -341,27 +360,14 @@ class PoolClient(ABC):
     ) -> None:
         if bulk:
             results = await self._write_or_bisect([encoded for _, encoded in bulk])
-            for (position, encoded), first in zip(bulk, results, strict=True):
-                result = await self._resolve_new(encoded) if first.status is SaveStatus.UNKNOWN else first
+            results = await self._read_back.resolve([encoded.document for _, encoded in bulk], results)
+            for (position, encoded), result in zip(bulk, results, strict=True):
                 if result.written:
                     report.uploaded += 1
                 else:
                     _reject(report, position, encoded.id, result)
         if on_progress is not None:
             on_progress(report)
-
-    async def _resolve_new(self, encoded: EncodedDocument) -> SaveResult:
-        """Find out about a new document whose write had no clear answer: write it again, and look on a conflict."""
-        result = SaveResult(SaveStatus.UNKNOWN)
-        for _ in range(EDIT_ATTEMPTS):
-            (result,) = await self._write_or_bisect([encoded])
-            if result.status is SaveStatus.CONFLICT:
-                (stored,) = await self.get([encoded.id])
-                if stored is not None and _same_content(stored, encoded.document):
-                    return SaveResult(SaveStatus.WRITTEN, stored["_rev"])
-            if result.status is not SaveStatus.UNKNOWN:
-                return result
-        return result
 
     async def edit(self, document_id: str, change: Callable[[Token], object]) -> Token:
         """Read a token, change it, and write it if nobody else did meanwhile; else again.
@@ -374,20 +380,18 @@ class PoolClient(ABC):
             TokenNotFoundError: there is no such token.
             EditConflictError: it kept changing.
             InvalidTokenError: what came out cannot be stored.
+            PoolUnavailableError: no clear answer came; the change may have been made.
         """
         for _ in range(EDIT_ATTEMPTS):
             token = await self.fetch(document_id)
             change(token)
-            (result,) = await self.save([token.document])
+            results = await self.save([token.document])
+            (result,) = await self._read_back.resolve([token.document], results)
             if result.status is SaveStatus.WRITTEN:
                 token["_rev"] = result.rev
                 return token
             if result.status is SaveStatus.REJECTED:
                 raise InvalidTokenError(f"token {document_id!r}: {result.reason}")
-            if result.status is SaveStatus.UNKNOWN:
-                stored = await self.fetch(document_id)
-                if _same_content(stored, token):
-                    return stored
         raise EditConflictError(f"token {document_id!r} changed {EDIT_ATTEMPTS} times while it was being edited")
 
     async def delete_from_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
@@ -423,8 +427,20 @@ class PoolClient(ABC):
             check_attachment_name(name)
         except InvalidTokenError as error:
             return SaveResult(SaveStatus.REJECTED, reason=str(error))
-        chunks = _one_chunk(data) if isinstance(data, (bytes, bytearray)) else data
-        return await self._put_attachment(document_id, rev, name, chunks, content_type)
+        # A stream can be read once only. A replicated store counts nothing but a plain answer.
+        again = isinstance(data, (bytes, bytearray)) and not self.replicated
+        result = SaveResult(SaveStatus.UNKNOWN)
+        doubtful = False
+        for _ in range(ATTEMPTS if again else 1):
+            chunks = Measured(_one_chunk(data) if isinstance(data, (bytes, bytearray)) else data)
+            result = await self._put_attachment(document_id, rev, name, aiter(chunks), content_type)
+            doubtful = doubtful or result.status is SaveStatus.UNKNOWN
+            if not doubtful or result.status in {SaveStatus.WRITTEN, SaveStatus.REJECTED} or self.replicated:
+                break
+            version = await self._successor(document_id, rev)
+            if version is not None and has_file(version, name, chunks.length):
+                return SaveResult(SaveStatus.WRITTEN, version["_rev"])
+        return result
 
     async def get_attachment(self, document_id: str, name: str) -> bytes:
         """Read an attachment whole.
@@ -471,16 +487,6 @@ def _reject(report: UploadReport, position: int, identifier: Any, result: SaveRe
         reason = "this id is in the pool already" if result.status is SaveStatus.CONFLICT else result.reason
         shown = identifier if isinstance(identifier, str) else None
         report.rejects.append(Reject(position, shown, reason or result.status.value))
-
-
-def _same_content(stored: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
-    """Whether a document as it was read is what was written, but for its revision and the form of its attachments."""
-    # Through JSON, since a tuple or a datetime is read back as something else than what was written.
-    content: Document = decode(encode(dict(written)))
-    ignored = {"_rev", "_attachments", "_conflicts"}
-    return {k: v for k, v in stored.items() if k not in ignored} == {
-        k: v for k, v in content.items() if k not in ignored
-    }
 
 
 async def _stream(tokens: Tokens) -> AsyncIterator[Mapping[str, Any]]:

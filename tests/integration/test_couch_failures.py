@@ -301,7 +301,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 async def test_the_servers_time_is_learned(script: Script) -> None:
     """Locks are stamped by the store's clock, whatever this machine believes."""
-    script.on("GET pool", answer(200, {"cluster": {"n": 3}}, {"Date": "Tue, 14 Nov 2023 22:13:20 GMT"}))
+    script.on("GET pool", answer(200, DATABASE | {"cluster": {"n": 3}}, {"Date": "Tue, 14 Nov 2023 22:13:20 GMT"}))
     async with make(script, now=lambda: 1_700_000_100.0) as client:
         assert client.time() == 1_700_000_000.5
         assert client.replicated
@@ -390,6 +390,58 @@ async def test_a_full_disk_is_not_the_documents_fault(script: Script) -> None:
             await client.save(documents(2))
 
 
+@pytest.mark.parametrize("failure", [answer(500), answer(500, {"error": "unknown_error", "reason": "badmatch"})])
+async def test_a_server_that_fails_every_write_is_unwell(script: Script, failure: Play) -> None:
+    """Not even a write of next to nothing goes through: no document is blamed, and none is looked for."""
+    script.on("POST _bulk_docs", failure)
+    async with make(script) as client:
+        with pytest.raises(PoolUnavailableError, match="500"):
+            await client.save(documents(64))
+    assert script.count("POST _bulk_docs") == 4
+    assert script.seen[-1].json() == {"docs": [{"_id": "_local/apicas-canary"}]}
+
+
+async def test_a_document_that_never_gets_through_is_found(script: Script) -> None:
+    """A proxy breaks the connection at what is too large for it, and says nothing; the others are written."""
+
+    async def store(request: web.Request, body: bytes) -> web.StreamResponse:
+        if len(body) > 500_000:
+            return await drop(request, body)
+        ids = [document["_id"] for document in script.seen[-1].json()["docs"]]
+        return web.json_response([{"id": i, "ok": True, "rev": "1-a"} for i in ids], status=201)
+
+    script.on("POST _bulk_docs", store)
+    script.on("POST _bulk_get", answer(200, {"results": []}))
+    script.on("POST _all_docs", answer(200, {"rows": []}))
+    large = [
+        document | {"text": "x" * size} for document, size in zip(documents(4), (9, 300_000, 600_000, 1), strict=True)
+    ]
+    async with make(script) as client:
+        results = await client.save(large)
+    assert statuses(results) == [WRITTEN, WRITTEN, REJECTED, WRITTEN]
+    assert "no answer" in results[2].reason
+
+
+async def test_what_was_refused_in_the_end_may_be_written_all_the_same(script: Script) -> None:
+    """A server that stores a document, and fails after it, each time: the store is asked before it is said."""
+    revs: list[str] = []
+
+    async def store(request: web.Request, body: bytes) -> web.StreamResponse:
+        if b"canary" in body:
+            return web.json_response([{"id": "_local/apicas-canary", "ok": True, "rev": "0-1"}], status=201)
+        revs[:] = ["1-a"]
+        return web.json_response({}, status=500)
+
+    async def read(request: web.Request, body: bytes) -> web.StreamResponse:
+        return web.json_response({"rows": [{"id": "t0", "doc": {"_id": "t0", "_rev": rev}} for rev in revs]})
+
+    script.on("POST _bulk_docs", store)
+    script.on("POST _all_docs", read)
+    script.on("GET pool", answer(200, {"db_name": "pool"}))
+    async with make(script) as client:
+        assert statuses(await client.save(documents(1))) == [UNKNOWN]
+
+
 @pytest.mark.parametrize(("status", "word"), [(413, "document_too_large"), (500, "badmatch"), (500, "doc_validation")])
 async def test_the_document_that_spoils_a_bulk_is_found(script: Script, status: int, word: str) -> None:
     """It is rejected alone, with the server's reason; the others are written, or were before."""
@@ -406,6 +458,8 @@ async def test_the_document_that_spoils_a_bulk_is_found(script: Script, status: 
         return web.json_response(rows, status=201)
 
     script.on("POST _bulk_docs", store)
+    script.on("POST _bulk_get", answer(200, {"results": []}))
+    script.on("POST _all_docs", answer(200, {"rows": []}))
     async with make(script) as client:
         results = await client.save(documents(8))
     first = UNKNOWN if word == "badmatch" else WRITTEN
@@ -440,12 +494,16 @@ async def test_a_write_that_cannot_leave_is_unavailable() -> None:
         (drop, UNKNOWN),
     ],
 )
-async def test_an_attachment_is_sent_once(script: Script, play: Play, expected: SaveStatus) -> None:
-    """Its stream cannot be read again, and aiohttp would send a second, empty one."""
+async def test_a_stream_is_sent_once(script: Script, play: Play, expected: SaveStatus) -> None:
+    """It cannot be read again, and aiohttp would send a second, empty one."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"some lines"
+
     script.on("PUT log%2Etxt", play)
     script.on("PUT log.txt", play)
     async with make(script) as client:
-        result = await client.put_attachment("t", "1-a", "log.txt", b"some lines", "text/plain")
+        result = await client.put_attachment("t", "1-a", "log.txt", stream(), "text/plain")
     assert result.status is expected
     puts = [seen for seen in script.seen if seen.method == "PUT"]
     assert [seen.body for seen in puts] == [b"some lines"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiocouch import BadRequestError, ConflictError, Database, NotFoundError, PreconditionFailedError
 
 from apicas.clients.couch.designs import Views
-from apicas.clients.couch.failures import ServerFailedError
+from apicas.clients.couch.failures import AnswerLostError, ServerFailedError
 from apicas.clients.couch.transport import Transport
 from apicas.clients.port import Permissions
 from apicas.exceptions import AccessDeniedError, ConfigError, PoolNotFoundError, PoolUnavailableError
@@ -38,14 +38,20 @@ class Administration:
 
     async def info(self) -> Mapping[str, Any] | None:
         """What the server says about the database; None where there is none."""
+
+        async def look() -> Mapping[str, Any]:
+            found: Mapping[str, Any] = await self._database.info()
+            if "db_name" not in found:  # whether the pool is replicated must not be learned from anybody else
+                raise AnswerLostError(f"{self._transport.address}: an answer that is not CouchDB's, as a proxy gives")
+            return found
+
         try:
-            found: Mapping[str, Any] = await self._transport.repeat(self._database.info)
+            return await self._transport.repeat(look)
         except NotFoundError:
             return None
-        return found
 
-    async def create(self) -> bool:
-        """Create the database; False where it exists.
+    async def create(self) -> None:
+        """Create the database.
 
         Raises:
             ConfigError: the name is no name of a database.
@@ -53,10 +59,9 @@ class Administration:
         try:
             await self._transport.repeat(lambda: self._transport.couch.create(self._name))
         except PreconditionFailedError:
-            return False
+            pass  # it is there: made by others at the same time, or by an attempt whose answer got lost
         except BadRequestError as error:
             raise ConfigError(f"{self._transport.address}: {self._name!r} cannot be the name of a database") from error
-        return True
 
     async def views(self, design: str) -> Views:
         """The views of a design document, none where there is no such document.
@@ -79,14 +84,15 @@ class Administration:
             settings: other fields of the document.
 
         Returns:
-            Whether it was written.
+            Whether it was written; or by somebody else, after we had seen that it was missing.
         """
+        tried = False
         for look in range(_LOOKS):
             document = await self._transport.repeat(lambda: self._database.design_doc(design, exists_ok=True))
             stored = document.get("views") or {}
             wanted = change(stored)
             if wanted == stored:
-                return False
+                return tried
             # aiocouch leaves the prefix out of a new document's id, and PouchDB believes the body more than the URL.
             fields = {"_id": f"_design/{design}", "language": "javascript", **(settings or {}), "views": dict(wanted)}
             document.update(fields)
@@ -94,6 +100,7 @@ class Administration:
                 await self._transport.administer(document.save)
             except (ConflictError, PoolUnavailableError) as error:
                 # Also after a lost answer: the next look shows whether it was written.
+                tried = True
                 if look == _LOOKS - 1:
                     raise PoolUnavailableError(f"{self._transport.address}: {design} could not be written") from error
                 await self._transport.pause(look)

@@ -11,7 +11,7 @@ from apicas.clients.couch.options import CouchOptions
 from apicas.clients.couch.reading import is_id
 from apicas.clients.couch.transport import Answer, Transport
 from apicas.clients.port import SaveResult, SaveStatus
-from apicas.exceptions import PoolError, TokenNotFoundError
+from apicas.exceptions import PoolError, PoolUnavailableError, TokenNotFoundError
 
 CHUNK: Final = 1 << 20
 """Bytes of an attachment in memory at once."""
@@ -60,7 +60,10 @@ class Attachments:
             if failures:
                 raise failures[0] from None
             return SaveResult(SaveStatus.UNKNOWN, reason=str(error))
-        return _result(answer)
+        try:
+            return _result(answer)
+        except PoolUnavailableError as error:  # a good status, around something else than the server's answer
+            return SaveResult(SaveStatus.UNKNOWN, reason=str(error))
 
     def _path(self, document_id: str, name: str) -> str:
         return f"{self._database}/{_segment(document_id)}/{_segment(name)}"

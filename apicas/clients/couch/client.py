@@ -30,6 +30,7 @@ from apicas.clients.couch.conflicts import SplitFeed, delete_all_leaves
 from apicas.clients.couch.credentials import Login
 from apicas.clients.couch.feed import follow
 from apicas.clients.couch.gate import Gate
+from apicas.clients.couch.history import successor
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
 from apicas.clients.couch.reading import READ_AT_ONCE, Reader
 from apicas.clients.couch.transport import Transport
@@ -154,9 +155,9 @@ class CouchClient(PoolClient):
         Raises:
             AccessDeniedError: something is missing that only an admin can make.
         """
-        created = False
-        if not await self._look():
-            created = await self._administration.create()
+        created = not await self._look()
+        if created:
+            await self._administration.create()
             await self._look()
         merge = designs.replaced if replace_views else designs.completed
         ours = designs.monitor_views()
@@ -377,6 +378,9 @@ class CouchClient(PoolClient):
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         return await self._writer.write(batch)
+
+    async def _successor(self, document_id: str, rev: str | None) -> Document | None:
+        return await successor(self._transport, self._path, document_id, rev)
 
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete exactly these versions; what stays in the store is their ids."""

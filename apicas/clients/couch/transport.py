@@ -9,6 +9,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from json import JSONDecodeError
 from typing import Any, Final, TypeVar
 
 import aiocouch
@@ -20,7 +22,7 @@ from yarl import URL
 
 from apicas._documents import decode
 from apicas.clients.couch.answers import error_of, is_no_database, reason_of
-from apicas.clients.couch.failures import translated
+from apicas.clients.couch.failures import AnswerLostError, translated
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.options import CouchOptions
 from apicas.exceptions import ConfigError, InvalidTokenError, PoolError, PoolNotFoundError, PoolUnavailableError
@@ -32,7 +34,7 @@ _CONNECT_SECONDS: Final = 10.0
 _JSON: Final[dict[str, str]] = {hdrs.CONTENT_TYPE: "application/json"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """An answer that was read whole."""
 
@@ -45,19 +47,41 @@ class Answer:
         """Why, in one line for people."""
         return reason_of(self.status, self.body)
 
-    def value(self) -> Any:
-        """The JSON of a good answer.
+    def value(self) -> dict[str, Any]:
+        """The JSON object of a good answer. A field that it lacks is no KeyError either, but PoolUnavailableError.
 
         Raises:
             PoolError: the request was refused.
             PoolUnavailableError: the answer is not CouchDB's.
         """
+        value = self.json()
+        if not isinstance(value, dict):
+            raise PoolUnavailableError(f"{self.address}: an answer that is not CouchDB's, as a proxy gives")
+        return _Fields(self.address, value)
+
+    def json(self) -> Any:
+        """The JSON of a good answer, whatever it is; raises as `value` does."""
         if self.status >= 400:
             raise PoolError(f"{self.address}: {self.reason}")
+        return self._decoded
+
+    @cached_property
+    def _decoded(self) -> Any:
         try:
             return decode(self.body)
         except InvalidTokenError as error:
             raise PoolUnavailableError(f"{self.address}: an answer that is no JSON, as a proxy gives") from error
+
+
+class _Fields(dict[str, Any]):
+    """The fields of an answer."""
+
+    def __init__(self, address: str, fields: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self._address = address
+
+    def __missing__(self, name: str) -> Any:
+        raise PoolUnavailableError(f"{self._address}: an answer without {name!r}, as a proxy gives")
 
 
 class Transport:
@@ -159,8 +183,15 @@ class Transport:
         return answer
 
     async def ask(self, method: str, path: str, body: bytes | None = None, *, timeout: float | None = None) -> Answer:
-        """Send a request that only reads: once, or until it succeeds within the attempts allowed."""
-        return await self.repeat(lambda: self.send(method, path, body, timeout=timeout))
+        """Send a request that only reads: once, or until it succeeds, with JSON, within the attempts allowed."""
+
+        async def attempt() -> Answer:
+            answer = await self.send(method, path, body, timeout=timeout)
+            if answer.status < 400:
+                answer.json()
+            return answer
+
+        return await self.repeat(attempt)
 
     async def repeat(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Do what may be done twice, until it succeeds or the attempts are used up.
@@ -176,9 +207,16 @@ class Transport:
         return await self.administer(attempt)
 
     async def administer(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Do one thing that may raise errors of aiohttp's, as aiocouch does."""
+        """Do one thing that may raise errors of aiohttp's, as aiocouch does, which also trusts every answer."""
         with translated(self.address, self._gate.unusable):
-            return await attempt()
+            try:
+                return await attempt()
+            except (JSONDecodeError, UnicodeDecodeError) as error:
+                raise AnswerLostError(f"{self.address}: an answer that is no JSON, as a proxy gives") from error
+            except KeyError as error:
+                if type(error) is not KeyError:  # aiocouch's own errors are KeyErrors too
+                    raise
+                raise AnswerLostError(f"{self.address}: an answer without {error}, as a proxy gives") from error
 
     async def pause(self, attempt: int) -> None:
         """Wait before the next attempt; `attempt` counts from 0."""
