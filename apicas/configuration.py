@@ -42,6 +42,7 @@ _KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "ca_file": str,
     "lock_timeout": _NUMBER,
     "foreign_lock_timeout": _NUMBER,
+    "outbox": str,
 }
 _VARIABLES: Final = {"APICAS_POOL": "pool", "APICAS_USERNAME": "username", "APICAS_PASSWORD": "password"}
 # With these, a file decides where credentials go.
@@ -72,6 +73,8 @@ class Configuration:
     """Seconds."""
     foreign_lock_timeout: float | None = None
     """Seconds."""
+    outbox: str | None = None
+    """The directory for finished results that are not in the pool yet; None for the default."""
 
     @property
     def is_remote(self) -> bool:
@@ -148,6 +151,7 @@ def configure(
     """
     variables = _variables(environ)
     netrc = _netrc_path(environ)
+    outbox = (os.environ if environ is None else environ).get("APICAS_OUTBOX")
     del environ  # it holds secrets, and what is below may raise
     command_line = secret(pool)
     del pool
@@ -157,6 +161,7 @@ def configure(
     chosen = next((source for source in sources if source.address is not None), None)
     address = DEFAULT_POOL if chosen is None or chosen.address is None else chosen.address
     settings = {name: value for source in reversed(sources) for name, value in source.settings.items()}
+    settings |= {"outbox": outbox} if outbox else {}
     username, password = _login(address, chosen, sources)
     # A file in somebody's directory may name a host of ours: not by a connection that others can listen to.
     is_safe = chosen is None or not chosen.is_shared or _split(address).scheme.lower() == "https"
@@ -258,9 +263,10 @@ class _File:
         names = ("pool", "username", "password")
         texts = {name: Secret(self.values[name]) for name in names if name in self.values}
         settings = {name: value for name, value in self.values.items() if name not in names}
-        if "ca_file" in settings:
-            # Not Path.expanduser, which raises for a user that does not exist.
-            settings["ca_file"] = str(self.path.parent / os.path.expanduser(settings["ca_file"]))  # noqa: PTH111
+        for name in ("ca_file", "outbox"):
+            if name in settings:
+                # Not Path.expanduser, which raises for a user that does not exist.
+                settings[name] = str(self.path.parent / os.path.expanduser(settings[name]))  # noqa: PTH111
         return _source(str(self.path), texts, settings, is_shared=is_shared)
 
 

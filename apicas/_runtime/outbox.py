@@ -164,7 +164,8 @@ class DiskOutbox:
     """
 
     def __init__(self, root: Path, address: str, bounds: Bounds | None = None) -> None:
-        self._root = root.expanduser().absolute()
+        # Not Path.expanduser, which raises for a user that does not exist.
+        self._root = Path(os.path.expanduser(root)).absolute()  # noqa: PTH111
         self._directory = self._root / directory_name(address)
         self._lost = self._directory / "lost"
         self._bounds = bounds or Bounds()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import apicas
-from apicas.cli import delete, heal, init, push, reset, run, status
+from apicas.cli import delete, flush, heal, init, push, reset, run, status
 from apicas.cli.exits import EXIT_CODES, ExitCode, exit_code_of, user_error
 from apicas.cli.terminal import one_line, say, tell
 
@@ -63,6 +63,7 @@ application.command(cls=run.RunCommand, epilog=run.EPILOG)(run.run)
 application.command(epilog=status.EPILOG)(status.status)
 application.command(epilog=reset.EPILOG)(reset.reset)
 application.command(epilog=delete.EPILOG)(delete.delete)
+application.command(epilog=flush.EPILOG)(flush.flush)
 application.command(epilog=heal.EPILOG)(heal.heal)
 
 

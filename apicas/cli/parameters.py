@@ -17,6 +17,14 @@ PoolOption: TypeAlias = Annotated[
         show_default="see `apicas --help`",
     ),
 ]
+OutboxOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where finished results wait that are not in the pool yet.",
+        show_default="$APICAS_OUTBOX, else in your state directory",
+    ),
+]
 YesOption: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 

@@ -9,7 +9,7 @@ import typer
 import typer.core
 from typing_extensions import override
 
-from apicas.cli.parameters import PoolOption, seconds
+from apicas.cli.parameters import OutboxOption, PoolOption, seconds
 from apicas.exceptions import ConfigError
 
 EPILOG = """\b
@@ -99,6 +99,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         str | None,
         typer.Option(metavar="TIME", help="Reclaim locks of PiCaS pilots after this time.", show_default="never"),
     ] = None,
+    outbox: OutboxOption = None,
     grace: Annotated[str, typer.Option(metavar="TIME", help="Time to finish after the first signal.")] = "20s",
     claim_ahead: Annotated[
         int | None,
@@ -138,6 +139,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         lock_timeout=seconds(lock_timeout, "--lock-timeout") or configuration.lock_timeout,
         foreign_lock_timeout=seconds(foreign_lock_timeout, "--foreign-lock-timeout")
         or configuration.foreign_lock_timeout,
+        outbox=outbox or configuration.outbox,
     )
     raise typer.Exit(execute(configuration, plan))
 

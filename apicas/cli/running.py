@@ -40,6 +40,7 @@ class Plan:
     linger: bool = True
     lock_timeout: float | None = None
     foreign_lock_timeout: float | None = None
+    outbox: str | None = None
 
     def iterator(self, client: PoolClient) -> ViewIterator:
         """What claims the tokens."""
@@ -49,6 +50,7 @@ class Plan:
             linger=self.linger,
             lock_timeout=self.lock_timeout,
             foreign_lock_timeout=self.foreign_lock_timeout,
+            outbox=self.outbox,
         )
         return EndlessViewIterator(iterator) if self.endless else iterator
 
