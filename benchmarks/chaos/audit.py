@@ -39,9 +39,15 @@ END;
 class Write:
     """One write of a token that was closed before it or after it."""
 
-    closed: bool
+    state: str
     generation: int
     output: Any
+    """What is stored as the result; of no meaning in a token that is in error."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the token was done or in error."""
+        return self.state in _CLOSED
 
 
 @dataclass(slots=True)
@@ -73,7 +79,7 @@ def sqlite_writes(path: Path) -> dict[str, list[Write]]:
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT id, after, generation, output FROM chaos_outcomes ORDER BY number")
         for token, after, generation, output in rows:
-            writes[token].append(Write(after in {"done", "error"}, generation or 0, output))
+            writes[token].append(Write(after, generation or 0, output))
     return writes
 
 
@@ -112,10 +118,10 @@ def _bulk_get(database: Address, wanted: list[dict[str, str]]) -> list[dict[str,
 def _from_revisions(documents: list[Mapping[str, Any]]) -> list[Write]:
     writes, was_closed = [], False
     for document in documents:
-        closed = state_of(document) in _CLOSED
-        if closed or was_closed:
-            writes.append(Write(closed, generation_of(document), document.get("output")))
-        was_closed = closed
+        write = Write(state_of(document), generation_of(document), document.get("output"))
+        if write.closed or was_closed:
+            writes.append(write)
+        was_closed = write.closed
     return writes
 
 
@@ -136,12 +142,12 @@ def _judge_token(token: str, writes: list[Write], finished: set[str], picas: set
     commits: defaultdict[int, int] = defaultdict(int)
     before: Write | None = None
     for write in writes:
-        result = write.output if isinstance(write.output, str) else None
+        result = write.output if write.state == TokenState.DONE else None
         if before is not None and before.closed and not write.closed:
             audit.reopened.append(token)
-        if write.closed and result is not None:
-            audit.committed.add(result)
-        if write.closed and result is not None and result not in finished:
+        if write.state == TokenState.DONE:
+            audit.committed.add(write.output)
+        if write.state == TokenState.DONE and result not in finished:
             audit.unknown.append(f"{token}: {result}")
         repeated_by_picas = bool(picas) and before is not None and before.output == write.output
         if write.closed and result in picas:

@@ -4,21 +4,23 @@ Rules:
 - An execution lasts from its first line to its last, or to the end of its pilot.
 - One that its pilot was stopped in, for half a lease or longer, counts as over from the stop on: somebody else may take
   the token then, and the pilot has to notice when it wakes up. What it begins after that counts in full.
-- A second execution of a token is explained if the one before it was cut short, stopped, or if its pilot went away
-  before it could write the outcome. Any other is not.
+- A second execution of a token is explained if the one before it was cut short, stopped, or if its pilot was stopped or
+  went away before it had written the outcome; or if the second pilot was stopped after it had claimed the token. Any
+  other is not.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from typing import Final
 
 from benchmarks.chaos.ledger import Execution, Life
 
-GONE_AFTER = 30.0
-"""Seconds after which the outcome of an execution would have been written, if its pilot had gone away only then."""
+WRITTEN_WITHIN: Final = 30.0
+"""Seconds after the end of an execution, within which a fault may still be why its outcome was not written."""
 
 
 @dataclass(slots=True)
@@ -40,8 +42,17 @@ class Findings:
     """Executions that went on after their pilot had been killed."""
 
 
-def judge(executions: Iterable[Execution], lives: Mapping[str, Life], lease: float) -> Findings:
-    """Count what should be zero, and what need not be."""
+def judge(
+    executions: Iterable[Execution], lives: Mapping[str, Life], lease: float, committed: Collection[str]
+) -> Findings:
+    """Count what should be zero, and what need not be.
+
+    Args:
+        executions: all of a run.
+        lives: the pilots, by name.
+        lease: seconds.
+        committed: executions whose result was written.
+    """
     findings = Findings()
     by_token: defaultdict[str, list[Execution]] = defaultdict(list)
     for execution in executions:
@@ -53,18 +64,29 @@ def judge(executions: Iterable[Execution], lives: Mapping[str, Life], lease: flo
     for attempts in by_token.values():
         if len(attempts) > 1:
             attempts.sort(key=lambda execution: execution.begun)
-            _count_duplicates(attempts, lives, lease, findings)
+            unwritten = [attempt for attempt in attempts if attempt.id not in committed]
+            _count_duplicates(attempts, unwritten, lives, lease, findings)
             _count_overlaps(attempts, lives, lease, findings)
     return findings
 
 
-def _count_duplicates(attempts: list[Execution], lives: Mapping[str, Life], lease: float, findings: Findings) -> None:
+def _count_duplicates(
+    attempts: list[Execution],
+    unwritten: list[Execution],
+    lives: Mapping[str, Life],
+    lease: float,
+    findings: Findings,
+) -> None:
     for before, execution in pairwise(attempts):
         if lives[execution.pilot].is_picas:
             findings.duplicates_by_picas += 1
             continue
         findings.duplicates += 1
-        reason = explain(before, lives[before.pilot], lease)
+        # A pilot that was stopped wakes up with claims that ran out meanwhile, and has to notice.
+        stale = execution.generation < before.generation and bool(lives[execution.pilot].stops)
+        reason = "begun after a stop" if stale else explain(before, lives[before.pilot], lease)
+        if before not in unwritten and not stale and not lives[before.pilot].is_picas:
+            reason = "unexplained"
         findings.why[reason] += 1
         if reason == "unexplained":
             findings.unexplained.append(
@@ -82,10 +104,12 @@ def explain(execution: Execution, life: Life, lease: float) -> str:
         return "stopped"
     if execution.error:
         return "handed back"
-    if execution.ended is None or execution.ended + GONE_AFTER > life.gone:
-        clean = life.killed is None and life.code == 0
-        return "unexplained" if clean and execution.ended is not None else "killed"
-    return "unexplained"
+    if execution.ended is None:
+        return "killed"
+    due = execution.ended + WRITTEN_WITHIN
+    if any(execution.ended <= start <= due and until - start >= lease / 2 for start, until in life.stops):
+        return "stopped"
+    return "killed" if life.gone < due and (life.killed is not None or life.code != 0) else "unexplained"
 
 
 def span(execution: Execution, life: Life, lease: float) -> tuple[float, float]:

@@ -35,6 +35,8 @@ class Life:
     ledger: Path
     started: float
     killed: float | None = None
+    terminated: bool = False
+    """Whether it was told to end."""
     ended: float | None = None
     code: int | None = None
     stops: list[tuple[float, float]] = field(default_factory=list)

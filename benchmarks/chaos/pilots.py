@@ -134,6 +134,7 @@ class Crew:
         """SIGTERM."""
         if (process := self._processes.get(victim.name)) is not None:
             process.terminate()
+            victim.terminated = True
 
     async def stop(self, victim: Life, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while, for a pilot and all processes that it started."""
@@ -162,8 +163,13 @@ class Crew:
         return [
             life
             for life in self.lives.values()
-            if not life.is_picas and life.killed is None and life.code not in {None, 0, DRAINED}
+            if not life.is_picas and life.killed is None and life.code not in _in_order(life)
         ]
+
+
+def _in_order(life: Life) -> set[int | None]:
+    # One that has drained, and is told once more when its handlers are off again, ends by that signal.
+    return {None, 0, DRAINED, -signal.SIGTERM} if life.terminated else {None, 0, DRAINED}
 
 
 def _send(processes: list[int], number: signal.Signals) -> None:

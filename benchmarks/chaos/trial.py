@@ -127,7 +127,7 @@ async def run_row(name: str, store: Store, options: Options, directory: Path) ->
         ended = time.monotonic()
         outcome = await _look(name, pool, ledger, crew, options)
     outcome = replace(outcome, in_time=in_time, seconds=ended - begun)
-    findings = judge(ledger.executions.values(), crew.lives, options.lease)
+    findings = judge(ledger.executions.values(), crew.lives, options.lease, outcome.audit.committed)
     return measure(name, store.name, field, findings, outcome)
 
 
