@@ -70,7 +70,7 @@ def main(pilot: IO[bytes], connection: int, report: int) -> None:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError):
                     stream.flush()
-            os._exit(0)
+            place.end()
 
 
 class Place:
@@ -87,6 +87,7 @@ class Place:
         self._inbox: asyncio.Queue[Document] = asyncio.Queue()
         self._executor: Executor | None = None
         self._offset = 0.0
+        self._is_orphan = False
         self.cut = False
         """Whether the pilot has ended the work."""
 
@@ -98,15 +99,22 @@ class Place:
         """Take in what the pilot sends, and end this process when the pilot has gone."""
         while (body := _frame(pilot)) is not None:
             self._loop.call_soon_threadsafe(self._inbox.put_nowait, decode(body))
+        self._is_orphan = True
         signal.raise_signal(signal.SIGTERM)
         time.sleep(LAST_TIME)
-        os.killpg(os.getpgrp(), signal.SIGKILL)  # we lead a session, with all that the work started
+        self.end()
+
+    def end(self) -> None:
+        """End this process at once; and, where the pilot cannot do so, all that the work started."""
+        if self._is_orphan:
+            os.killpg(os.getpgrp(), signal.SIGKILL)  # we lead a session
+        os._exit(0)
 
     def say(self, message: Document) -> None:
         """Answer."""
         body = encode(message)
         rest = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
-        with suppress(OSError):  # the pilot is gone, and the thread that listens knows it
+        with suppress(BrokenPipeError):  # the pilot is gone, and the thread that listens knows it
             while rest:
                 rest = rest[os.write(self._connection, rest) :]
 

@@ -164,7 +164,7 @@ class IsolatedProcess:
         answer = await self._receive()
         if answer is None:
             result = await self._ended()
-            self._waits = False
+            self._is_ready = False
             return Crashed(_reason(result), self._last_report())
         return self._take(token, answer)
 
@@ -173,6 +173,7 @@ class IsolatedProcess:
         try:
             verdict, document = heard(answer), answer.get("document")
         except (KeyError, TypeError, ValueError):
+            self._is_ready = False
             return Crashed("its process answered what makes no sense", None)
         if isinstance(document, dict):
             token.document.clear()

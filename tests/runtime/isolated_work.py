@@ -1,0 +1,162 @@
+"""Work that the tests of isolation send to other processes: found there by its name in this module."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import apicas
+from apicas.tokens import Token
+
+
+def tell(token: Token, *words: object) -> None:
+    """Write a line into the test's named pipe."""
+    with Path(token["input"]["pipe"]).open("w") as pipe:
+        print(*words, file=pipe)
+
+
+async def answers(token: Token) -> Any:
+    """Do what the token says."""
+    match token["input"]["end"]:
+        case "output":
+            token.put_attachment("log.txt", "hello")
+            token["note"] = "changed"
+            return {"process": os.getpid(), "session": os.getsid(0), "points": (1, 2)}
+        case "retry":
+            raise apicas.Retry("once more", after=300)
+        case "fail":
+            raise apicas.Fail("never", exit_code=7)
+        case "release":
+            raise apicas.Release(after=300)
+        case "command":
+            await apicas.run_command([sys.executable, "-c", "import sys; sys.exit(9)"], check=True)
+        case "error":
+            token["note"] = "changed before"
+            raise LookupError("no such galaxy \udc80")
+        case "nan":
+            token["note"] = float("nan")
+        case "exit":
+            sys.exit(5)
+        case "twice":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0))
+                raise apicas.Fail("in a group")
+    return None
+
+
+def plain(token: Token) -> str:
+    """Run in a thread, there too."""
+    return threading.current_thread().name
+
+
+async def hang(token: Token) -> None:
+    """Say who we are, and never end; but write into the token when cancelled."""
+    token["note"] = "begun"
+    tell(token, os.getpid())
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        token["note"] = "cancelled"
+
+
+def start_child() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+
+
+async def hang_with_a_child(token: Token) -> None:
+    """Start a process of our own, and never end."""
+    child = start_child()
+    tell(token, os.getpid(), child.pid)
+    await asyncio.sleep(3600)
+
+
+def wait_in_a_thread(token: Token) -> None:
+    """A plain function that never ends."""
+    tell(token, os.getpid())
+    time.sleep(3600)
+
+
+def ignore_term(token: Token) -> None:
+    """Block the loop, deaf to every signal that one can be deaf to."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    tell(token, os.getpid())
+    time.sleep(3600)
+
+
+async def block_for_ever(token: Token) -> None:
+    """The same on the loop."""
+    ignore_term(token)
+
+
+async def segfault(token: Token) -> None:
+    """Read address 0."""
+    ctypes.string_at(0)
+
+
+def oom_score() -> int:
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+async def standing(token: Token) -> int:
+    """Where we stand when the kernel looks for somebody to kill."""
+    return oom_score()
+
+
+async def no_answer(token: Token) -> None:
+    """Close the connection to the pilot, as code does that makes a daemon."""
+    os.closerange(3, 4096)
+
+
+async def garbage(token: Token) -> None:
+    """What a process says whose memory is damaged."""
+    for descriptor in range(3, 4096):
+        with suppress(OSError):
+            os.write(descriptor, b"\xff" * 64)
+    await asyncio.sleep(3600)
+
+
+class Actor(apicas.RunActor):
+    """An actor with a state, which is sent as it was before prepare_env."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.client = self.iterator.client  # type: ignore[attr-defined]
+        self.calls = ["made"]
+
+    async def prepare_env(self) -> None:
+        self.calls.append("prepare_env")
+        self.lock = threading.Lock()  # cannot be pickled
+
+    async def prepare_run(self, token: Token) -> None:
+        self.calls.append("prepare_run")
+
+    async def process_token(self, token: Token) -> None:
+        if token["input"].get("left behind"):
+            await self.client.fetch("t")
+        self.modifier.close(token)
+        token["output"] = {"calls": self.calls, "process": os.getpid()}
+
+    async def cleanup_run(self, token: Token) -> None:
+        token["cleaned"] = True
+
+    def cleanup_env(self) -> None:
+        Path("cleaned_env").write_text(str(os.getpid()))
+
+
+class Unprepared(apicas.RunActor):
+    """Can be prepared in one process only."""
+
+    async def prepare_env(self) -> None:
+        os.mkdir("only-once")  # noqa: PTH102
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()
