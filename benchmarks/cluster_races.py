@@ -118,7 +118,7 @@ class _Writer:
         self.client = client
         self.start: _Start | None = None
         self._save = client.save
-        client.save = self._locked  # the claim's own write waits for the others
+        client.save = self._locked  # type: ignore[method-assign]  # the claim's own write waits for the others
         self.claimer = Claimer(
             client,
             Leases(),
@@ -149,7 +149,7 @@ async def run_races(urls: Sequence[str], number: int, races: Races) -> None:
         while races.races < number:
             ids = [f"race-{round_:05}-{place:02}" for place in range(BATCH)]
             round_ += 1
-            await _patiently(lambda ids=ids: clients[0].upload([{"_id": token_id} for token_id in ids]))  # type: ignore[misc]
+            await _patiently(lambda ids=ids: clients[0].upload([{"_id": token_id} for token_id in ids]))
             await _race(writers, races)
 
 
