@@ -263,6 +263,8 @@ class DiskOutbox:
             log.warning("%d of the oldest results in %s were deleted: too many", dropped, self._lost)
 
     def _names(self, not_of: str | None) -> list[str]:
+        if self._directory.exists():
+            private_directory(self._directory)
         found = _names_in(self._directory)
         self._clean_up(name for name in found if name.endswith(".tmp"))
         own = None if not_of is None else f"{pilot_prefix(not_of)}-"

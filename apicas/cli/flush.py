@@ -90,7 +90,7 @@ async def _waiting(box: Outbox) -> list[tuple[str, Entry]]:
     names = await box.names()
     for name in names:  # one at a time: each may hold some megabytes
         found += [(f"{box.place}/{name}", entry.head()) for entry in await box.read([name])]
-    return found
+    return sorted(found, key=lambda each: (each[1].time, each[1].token))
 
 
 async def _lost(box: Outbox) -> list[tuple[str, Entry]]:

@@ -179,7 +179,7 @@ async def test_an_unsafe_directory_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / directory_name(POOL)
     directory.mkdir(mode=0o755)
     box = DiskOutbox(tmp_path, POOL)
-    for call in (box.check(), box.put([make_entry()])):
+    for call in (box.check(), box.put([make_entry()]), box.names()):
         with pytest.raises(ConfigError, match="chmod 700"):
             await call
     assert files(directory) == []
