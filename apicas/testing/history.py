@@ -27,8 +27,12 @@ class Life:
 
     name: str
     home: int
+    lease: float
+    """Its `lock_timeout`, in seconds."""
     group: Group | None = None
     crashed: bool = False
+    ended: bool = False
+    """Whether its run came to its end."""
     woken: float = 0.0
     """Loop seconds at which it began, or was last woken."""
 
@@ -71,6 +75,9 @@ class Listener:
     def ended(self, execution: Execution) -> None:
         """Work on a token has come to its end, or its pilot has crashed."""
 
+    def run_ended(self, life: Life) -> None:
+        """A pilot has come to its end."""
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -107,16 +114,27 @@ class History:
 
     # What pilots do. ------------------------------------------------------------------------------------------------
 
-    def pilot(self, name: str, home: int = 0, group: Group | None = None) -> Life:
+    def pilot(self, name: str, home: int = 0, *, lease: float = 60.0, group: Group | None = None) -> Life:
         """Announce a pilot.
 
         Args:
             name: of its client.
             home: the replica that its client is connected to.
+            lease: its `lock_timeout`, in seconds.
             group: what it runs in, if it may be paused.
         """
-        life = self.lives[name] = Life(name, home, group, woken=self.now())
+        life = self.lives[name] = Life(name, home, lease, group, woken=self.now())
         return life
+
+    def run_ended(self, name: str) -> None:
+        """Note that a pilot's run came to its end: it holds nothing any more."""
+        self.lives[name].ended = True
+        for listener in self.listeners:
+            listener.run_ended(self.lives[name])
+
+    def run_began(self, name: str) -> None:
+        """Note that a pilot that had ended runs again, as the same process."""
+        self.lives[name].ended = False
 
     def paused(self, name: str) -> None:
         """Note that a pilot's process was stopped."""

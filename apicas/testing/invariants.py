@@ -28,7 +28,7 @@ from typing_extensions import override
 from apicas.testing.history import Execution, History, Life, Listener
 from apicas.testing.revisions import Revision
 from apicas.testing.store import Write
-from apicas.tokens import TokenState, annex, claim_of, count, generation_of, taken_from
+from apicas.tokens import TokenState, annex, claim_of, count, generation_of, is_foreign_lock, taken_from
 
 INVARIANTS = (
     "one live owner",
@@ -42,6 +42,10 @@ INVARIANTS = (
     "every run ends",
     "one version",
 )
+SETTLES = 0.25
+"""Leases after which a pilot that is reached again has beaten."""
+NOTICES = 0.5
+"""Leases after which it has noticed what it lost."""
 _ENDED = {TokenState.DONE, TokenState.ERROR}
 
 
@@ -68,14 +72,11 @@ class Invariants(Listener):
 
     Args:
         history: what happens.
-        lease: the `lock_timeout` of the pilots, in seconds.
     """
 
-    def __init__(self, history: History, lease: float) -> None:
+    def __init__(self, history: History) -> None:
         self.history = history
         self.violations: list[Violation] = []
-        self._settle = lease / 4
-        self._notice = lease / 2
         self._commits: dict[tuple[str, int], Write] = {}
         self._outcomes: dict[tuple[str, int], Any] = {}
         self._finals: dict[str, tuple[float, Revision]] = {}
@@ -100,9 +101,20 @@ class Invariants(Listener):
     # Owners. --------------------------------------------------------------------------------------------------------
 
     def _reaches_for(self, life: Life) -> float:
-        """For how many seconds a pilot has reached the store without trouble."""
+        """For how long a pilot has reached the store without trouble, in leases of its own."""
         since = self.history.untroubled_since(life)
-        return -1.0 if since is None else self.history.now() - since
+        return -1.0 if since is None else (self.history.now() - since) / life.lease
+
+    def _shared_an_outage(self, life: Life, other: str) -> bool:
+        """Whether nothing was wrong with a pilot itself: the store was away, for it and for another one alike."""
+        rival = self.history.lives.get(other)
+        alone = max(life.woken, self.history.store.singled_out.get(life.name, 0.0))
+        return (
+            len(self.history.store.replicas) == 1
+            and rival is not None
+            and life.runs
+            and self.history.now() - alone > 2 * max(life.lease, rival.lease)
+        )
 
     def _meddled_with(self, execution: Execution) -> bool:
         """Whether a person has touched the token since the work on it began."""
@@ -114,7 +126,7 @@ class Invariants(Listener):
         for other in self.history.working:
             if other is execution or other.token_id != execution.token_id or self._meddled_with(other):
                 continue
-            if min(self._reaches_for(other.pilot), self._reaches_for(execution.pilot)) >= self._settle:
+            if min(self._reaches_for(other.pilot), self._reaches_for(execution.pilot)) >= SETTLES:
                 self.violate(
                     "one live owner",
                     f"{execution.pilot.name} begins with {execution.token_id}, which {other.pilot.name} works",
@@ -128,9 +140,9 @@ class Invariants(Listener):
         """See who still works what is not theirs any more."""
         now = self.history.now()
         for execution in self.history.working:
-            if execution.taken is None or self._reaches_for(execution.pilot) < self._notice:
+            if execution.taken is None or self._reaches_for(execution.pilot) < NOTICES:
                 continue
-            late = now - execution.taken - self._notice
+            late = now - execution.taken - NOTICES * execution.pilot.lease
             if late > 0:
                 execution.taken = None  # said once
                 self.violate(
@@ -148,11 +160,48 @@ class Invariants(Listener):
                 and execution.token_id == write.revision.id
                 and write.client != execution.pilot.name
                 and not self._meddled_with(execution)
-                and self._reaches_for(execution.pilot) >= self._settle
+                and (
+                    self._reaches_for(execution.pilot) >= SETTLES
+                    or self._shared_an_outage(execution.pilot, write.client)
+                )
             ):
                 self.violate(
                     "one live owner",
                     f"{write.client} takes {execution.token_id} from {execution.pilot.name}, which works it",
+                )
+
+    @override
+    def run_ended(self, life: Life) -> None:
+        self._look_around()
+        if self._reaches_for(life) < SETTLES:
+            return
+        for execution in self.history.executions:
+            if execution.pilot is life and execution.outcome == "returned" and self._is_held(execution):
+                self.violate("nothing lost", f"{life.name} ends, and {execution.token_id}, which it worked, is locked")
+
+    def _is_held(self, execution: Execution) -> bool:
+        """Whether the store still takes a token for being worked."""
+        leaves = self.history.store.all_leaves(execution.token_id)
+        return bool(leaves) and all(
+            claim_of(leaf.content) == execution.claim and not is_foreign_lock(leaf.content) for leaf in leaves
+        )
+
+    def _check_waste(self, write: Write) -> None:
+        """Nobody needs to take a token whose pilot has long worked it to its end, and reaches the store."""
+        claim = taken_from(write.revision.content)
+        for execution in self.history.executions if claim is not None else ():
+            if (
+                execution.claim == claim
+                and execution.outcome == "returned"
+                and execution.ended is not None
+                and not execution.pilot.ended
+                and self.history.now() - execution.ended > NOTICES * execution.pilot.lease
+                and self._reaches_for(execution.pilot) >= NOTICES
+            ):
+                self.violate(
+                    "nothing lost",
+                    f"{write.client} takes {execution.token_id}, which {execution.pilot.name} worked to its end "
+                    f"{self.history.now() - execution.ended:.1f} s ago",
                 )
 
     # Writes. --------------------------------------------------------------------------------------------------------
@@ -193,6 +242,7 @@ class Invariants(Listener):
     @override
     def decided(self, write: Write) -> None:
         self._check_robbery(write)
+        self._check_waste(write)
         self._look_around()
         after = write.revision
         if write.client in self.history.people:

@@ -122,6 +122,8 @@ class ReplicatedStore:
         """How many times each fault has really hit something."""
         self.troubled: dict[str, float] = {}
         """When a client's request last failed to reach a quorum and come back in time; loop seconds, by its name."""
+        self.singled_out: dict[str, float] = {}
+        """The same for what went wrong between this client and its replica alone."""
         self._context = Context()
         self._spreading: set[str] = set()
         self._jitter = self.rng.random
@@ -143,10 +145,12 @@ class ReplicatedStore:
         """Whether a message gets from one to the other."""
         return one == other or not self.cut or ((one, other) not in self.cut and (other, one) not in self.cut)
 
-    def trouble(self, name: str, what: str) -> None:
-        """Note that something kept a client from the store."""
+    def trouble(self, name: str, what: str, *, alone: bool = False) -> None:
+        """Note that something kept a client from the store; others at the same replica too, or it alone."""
         self.fired[what] += 1
         self.troubled[name] = asyncio.get_running_loop().time()
+        if alone:
+            self.singled_out[name] = self.troubled[name]
 
     def has_quorum(self, name: str, home: int) -> bool:
         """Whether a client can have something written: its replica lives, and reaches a majority of those that do."""
@@ -172,13 +176,13 @@ class ReplicatedStore:
         copies = 1
         if mishaps is not None:
             if self._strikes(mishaps.lost_requests):
-                self.trouble(name, "lost request")
+                self.trouble(name, "lost request", alone=True)
                 return
             if self._strikes(mishaps.duplicates):
                 self.fired["duplicate"] += 1
                 copies = 2
             if self._strikes(mishaps.delays):
-                self.trouble(name, "delay")
+                self.trouble(name, "delay", alone=True)
                 delay = mishaps.longest_delay * self._jitter()
         for copy in range(copies):
             self.later(self.latency.leg + delay + copy * 0.5, self._arrive, name, home, serve, future)
@@ -188,7 +192,7 @@ class ReplicatedStore:
 
     def _arrive(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
         if not self.reaches(name, home) or home in self.away:
-            self.trouble(name, "cut")
+            self.trouble(name, "cut", alone=True)
             return
         replica = self.replicas[home]
         if replica.paused:
@@ -199,7 +203,7 @@ class ReplicatedStore:
         def reply(answer: Any) -> None:
             mishaps = self.mishaps.get(name)
             if mishaps is not None and self._strikes(mishaps.lost_answers):
-                self.trouble(name, "lost answer")
+                self.trouble(name, "lost answer", alone=True)
                 return
             self.later(self.latency.leg, self._come_back, name, home, future, answer)
 
@@ -207,7 +211,7 @@ class ReplicatedStore:
 
     def _come_back(self, name: str, home: int, future: asyncio.Future[Any], answer: Any) -> None:
         if not self.reaches(name, home):
-            self.trouble(name, "cut")
+            self.trouble(name, "cut", alone=True)
         elif not future.done():
             if isinstance(answer, Exception):
                 future.set_exception(answer)

@@ -49,10 +49,15 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.now = 0.0
         self.executors: list[Any] = []
         self._known = set(threading.enumerate())
+        self._looks = 0
 
     @override
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if len(self.get_map()) > 1 or threading.active_count() > len(self._known):
+        self._looks += 1
+        # Nothing comes from outside but from threads and sockets; where callbacks are ready, a look now and then will do.
+        if (timeout != 0 or not self._looks % 64) and (
+            len(self.get_map()) > 1 or threading.active_count() > len(self._known)
+        ):
             ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
             if ready:
                 return ready

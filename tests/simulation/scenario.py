@@ -24,6 +24,8 @@ class TokenPlan:
     """A token, and what its work does the first time, the second time, and so on; the last of them for ever."""
 
     id: str
+    at: float
+    """When it is pushed."""
     attempts: tuple[Attempt, ...]
 
 
@@ -35,6 +37,7 @@ class PilotPlan:
     home: int
     start: float
     workers: int
+    lease: float = LEASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,26 @@ class Plan:
 
     seed: int
     replicas: int
+    hop: float
+    """Seconds that a message between replicas takes."""
+    spread: float
+    """Seconds until a replica tells others what it has."""
     tokens: tuple[TokenPlan, ...]
     pilots: tuple[PilotPlan, ...]
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {self.replicas} replica{'s' * (self.replicas > 1)}"]
+        lines = [
+            f"seed {self.seed}: {self.replicas} replica{'s' * (self.replicas > 1)}, hops of {self.hop:g} s, "
+            f"spreading in {self.spread:g} s"
+        ]
         lines += [
-            f"  token {token.id}: " + ", then ".join(f"{a.kind} after {a.seconds:g} s" for a in token.attempts)
+            f"  token {token.id}, at {token.at:g} s: "
+            + ", then ".join(f"{a.kind} after {a.seconds:g} s" for a in token.attempts)
             for token in self.tokens
         ]
         lines += [
-            f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}"
+            f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}, lease {pilot.lease:g} s"
             for pilot in self.pilots
         ]
         lines += [
@@ -81,8 +92,8 @@ class Plan:
 
 
 PILOT_FAULTS = (
-    "crash", "crash known", "pause", "pause", "cut", "cut", "lost requests", "lost answers", "duplicates", "delays",
-    "clock", "drain",
+    "crash", "crash known", "crash at write", "pause", "pause", "pause at write", "cut", "cut", "lost requests",
+    "lost answers", "duplicates", "delays", "clock", "drain",
 )  # fmt: skip
 REPLICA_FAULTS = ("pause replica", "stop replica", "split replica", "replica clock")
 TOKEN_FAULTS = ("edit", "reset", "picas")
@@ -94,32 +105,34 @@ def make_plan(seed: int) -> Plan:
     """The plan of a seed."""
     rng = Random(f"plan {seed}")
     replicas = rng.choice((1, 3, 3))
-    tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 5)))
+    tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 6)))
     pilots = tuple(_pilot(rng, number, replicas) for number in range(rng.randint(2, 4)))
     faults = sorted(
-        (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(0, 7))), key=lambda fault: fault.at
+        (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(0, 8))), key=lambda fault: fault.at
     )
-    return Plan(seed, replicas, tokens, pilots, tuple(faults))
+    return Plan(seed, replicas, rng.choice((0.002, 0.02, 0.1)), rng.choice((0.5, 0.5, 5.0)), tokens, pilots, (*faults,))
 
 
 def _token(rng: Random, number: int) -> TokenPlan:
     attempts = [Attempt(rng.choice(_ENDINGS), _duration(rng)) for _ in range(rng.randint(0, 2))]
-    return TokenPlan(f"t{number}", (*attempts, Attempt("return", _duration(rng))))
+    at = 0.0 if rng.random() < 0.6 else round(rng.uniform(0, HORIZON / 2), 2)
+    return TokenPlan(f"t{number}", at, (*attempts, Attempt("return", _duration(rng))))
 
 
 def _duration(rng: Random) -> float:
     """Of work: from nothing to some leases."""
-    longest = rng.choice((0.0, 0.1, 3.0, LEASE, 3 * LEASE))
+    longest = rng.choice((0.1, 3.0, LEASE, 2 * LEASE, 3 * LEASE))
     return round(rng.uniform(0, longest), 3)
 
 
 def _pilot(rng: Random, number: int, replicas: int) -> PilotPlan:
     start = 0.0 if rng.random() < 0.6 else round(rng.uniform(0, HORIZON / 2), 2)
-    return PilotPlan(f"p{number}", rng.randrange(replicas), start, rng.randint(1, 3))
+    lease = rng.choice((LEASE,) * 6 + (LEASE / 2, LEASE * 2))
+    return PilotPlan(f"p{number}", rng.randrange(replicas), start, rng.randint(1, 2), lease)
 
 
 def _fault(rng: Random, replicas: int, tokens: tuple[TokenPlan, ...], pilots: tuple[PilotPlan, ...]) -> Fault:
-    at = round(rng.uniform(0, HORIZON * 0.9), 3)
+    at = round(rng.uniform(0, HORIZON * 0.75), 3)
     seconds = round(rng.uniform(0.1, rng.choice((1.0, LEASE / 2, 3 * LEASE))), 3)
     family = rng.random()
     if family < 0.65:

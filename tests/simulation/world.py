@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,8 @@ from apicas.testing import (
     run_virtual,
     virtual_environment,
 )
+from apicas.testing.revisions import Replica
+from apicas.testing.store import Write
 from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token, TokenState, annex, is_foreign_lock, state_of
 from tests.simulation.scenario import HORIZON, LEASE, Attempt, Fault, PilotPlan, Plan
@@ -62,6 +64,7 @@ class _Running:
     group: Group
     task: asyncio.Task[None] | None = None
     pilot: Pilot | None = None
+    drained: bool = False
 
 
 @dataclass
@@ -77,13 +80,21 @@ class World:
     """The names of crashed pilots of which everybody can know it."""
     tries: Counter[str] = field(default_factory=Counter)
     deeds: list[asyncio.Task[None]] = field(default_factory=list)
+    armed: list[Fault] = field(default_factory=list)
+    """What strikes a pilot at its next write."""
+    edits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """What a person has last noted in a token, and when, by its id."""
+    mended: bool = False
 
     def __post_init__(self) -> None:
-        latency = Latency(client_timeout=LEASE / 8, quorum_timeout=LEASE / 12)
+        latency = Latency(
+            hop=self.plan.hop, spread=self.plan.spread, client_timeout=LEASE / 8, quorum_timeout=LEASE / 12
+        )
         self.store = ReplicatedStore(self.plan.replicas, seed=self.plan.seed, latency=latency)
         self.history = History(self.store)
+        self.store.observers.append(self)
         self.history.people |= {"person", "picas"}
-        self.rules = Invariants(self.history, LEASE)
+        self.rules = Invariants(self.history)
         self.tokens = {token.id: token for token in self.plan.tokens}
 
     # The course of things. ------------------------------------------------------------------------------------------
@@ -91,8 +102,11 @@ class World:
     async def run(self) -> Result:
         """Everything, from the first token to the last check."""
         person = ReplicatedClient(self.store, "person")
-        await person.upload([{"_id": token.id} for token in self.plan.tokens])
+        await person.upload([{"_id": token.id} for token in self.plan.tokens if not token.at])
         loop = virtual_loop()
+        for token in self.plan.tokens:
+            if token.at:
+                loop.call_at(START + token.at, self._push, token.id)
         for pilot in self.plan.pilots:
             loop.call_at(START + pilot.start, self._start, pilot)
         for fault in self.plan.faults:
@@ -104,13 +118,16 @@ class World:
         await self._heal()
         await anyio.sleep(2.0)
         self.rules.finish(self.tokens)
+        self._check_edits()
         seconds = loop.time()
         lines = self.history.lines()
         await self._tear_down()
         return Result(self.rules.violations, lines, self.store.fired, len(self.history.executions), seconds)
 
     async def _mend(self, person: ReplicatedClient) -> None:
-        """End all faults; a person resets what PiCaS left."""
+        """End all faults; a person resets what PiCaS left, and pushes what could not be pushed."""
+        self.mended = True
+        self.armed.clear()
         for task in self.deeds:
             task.cancel()
         self.store.cut.clear()
@@ -127,8 +144,21 @@ class World:
         await anyio.sleep(2.0)
         for identifier in self.tokens:
             stored = self.store.truth(identifier)
+            if stored is None:
+                await person.upload([{"_id": identifier}])
             if stored is not None and stored.state is TokenState.LOCKED and is_foreign_lock(stored.content):
                 await person.edit(identifier, _reset)
+
+    def _push(self, identifier: str) -> None:
+        client = ReplicatedClient(self.store, "person")
+        self.deeds.append(virtual_loop().create_task(self._try(client.upload([{"_id": identifier}]), "push")))
+
+    def _check_edits(self) -> None:
+        """What a person noted in a token is still there; on a cluster he may have noted it in a version that went."""
+        for identifier, (at, note) in self.edits.items() if self.plan.replicas == 1 else ():
+            stored = self.store.truth(identifier)
+            if stored is not None and stored.content.get("note") != note and self.history.meddled[identifier] <= at:
+                self.rules.violate("nothing lost", f"what a person noted in {identifier} is lost")
 
     async def _wait(self) -> None:
         """Wait for all pilots that live."""
@@ -173,7 +203,7 @@ class World:
     def _start(self, plan: PilotPlan) -> None:
         group = virtual_loop().group(plan.name)
         running = self.running[plan.name] = _Running(plan, group)
-        self.history.pilot(plan.name, plan.home, group)
+        self.history.pilot(plan.name, plan.home, lease=plan.lease, group=group)
         self.history.note(plan.name, "starts")
         running.task = group.start(self._live(running))
 
@@ -186,19 +216,22 @@ class World:
         process = self.history.watched(plan.name, self._process)
         while True:
             iterator = BasicViewIterator(
-                client, BasicTokenModifier(), environment=environment, lock_timeout=LEASE, max_scrub=2
+                client, BasicTokenModifier(), environment=environment, lock_timeout=plan.lease, max_scrub=2
             )
             options = RunOptions(workers=plan.workers, grace=LEASE / 4)
             running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
+            self.history.run_began(plan.name)
             try:
                 async with client:
                     report = await running.pilot.run()
             except PoolUnavailableError as error:  # it could not even begin: the batch system starts it again
                 self.history.note(plan.name, f"ends: {error}")
-                await anyio.sleep(LEASE / 4)
             else:
+                self.history.run_ended(plan.name)
                 self.history.note(plan.name, f"ends: {report}; {report.reason}")
-                return
+                if self.mended or running.drained:
+                    return
+            await anyio.sleep(LEASE / 4)
 
     async def _process(self, token: Token) -> Any:
         number = self.tries[token.id]
@@ -328,23 +361,40 @@ class World:
         if running is None or running.pilot is None:
             return
         self._fired(fault)
+        running.drained = True
         running.group.call(running.pilot.drain, "told to")
+
+    def arm(self, fault: Fault) -> None:
+        """Strike a pilot at its next write."""
+        if self._lives(fault.target) is not None:
+            self.armed.append(fault)
+
+    def written(self, write: Write, _replica: Replica) -> None:
+        """Told by the store."""
+        for fault in [fault for fault in self.armed if fault.target == write.client]:
+            self.armed.remove(fault)
+            self.store.fired[fault.kind] += 1
+            virtual_loop().call_soon(self._strike, replace(fault, kind=fault.kind.removesuffix(" at write")))
+
+    def answered(self, write: Write) -> None:
+        """Told by the store."""
 
     # People. --------------------------------------------------------------------------------------------------------
 
     def deed(self, fault: Fault, *, act: Callable[[World, Fault], Any]) -> None:
         self._fired(fault)
-        self.deeds.append(virtual_loop().create_task(self._try(act, fault)))
+        self.deeds.append(virtual_loop().create_task(self._try(act(self, fault), fault.kind)))
 
-    async def _try(self, act: Callable[[World, Fault], Any], fault: Fault) -> None:
+    async def _try(self, deed: Awaitable[Any], what: str) -> None:
         try:
-            await act(self, fault)
+            await deed
         except ApicasError as error:
-            self.history.note("-", f"{fault.kind} {fault.target} fails: {error}")
+            self.history.note("-", f"{what} fails: {error}")
 
     async def edit(self, fault: Fault) -> None:
         client = ReplicatedClient(self.store, "person")
         await client.edit(fault.target, lambda token: token.update(note=fault.at))
+        self.edits[fault.target] = virtual_loop().time(), fault.at
 
     async def reset(self, fault: Fault) -> None:
         client = ReplicatedClient(self.store, "person")
@@ -373,6 +423,8 @@ _STRIKES: dict[str, Callable[[World, Fault], None]] = {
     "crash": World.crash,
     "crash known": partial(World.crash, known=True),
     "pause": World.pause,
+    "crash at write": World.arm,
+    "pause at write": World.arm,
     "cut": World.cut,
     "lost requests": partial(World.mishap, name="lost_requests"),
     "lost answers": partial(World.mishap, name="lost_answers"),
