@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 import anyio
 
+from apicas._runtime.aside import LostVersions
 from apicas._runtime.claims import Claimed, Claimer, copy_of
 from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
 from apicas._runtime.environment import Environment, real_environment
@@ -118,6 +119,7 @@ class Keeper:
         self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
         if outbox is not None:
+            self._healer.aside = LostVersions(outbox, client.address, self.environment.owner, client.time)
             self._reaper.before_sweep = self._safe.replay
         self._reaper.delays = delays
         self._stack = AsyncExitStack()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from apicas.cli.exits import ExitCode
-from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
+from apicas.cli.parameters import DryRunOption, OutboxOption, PoolOption, YesOption
 from apicas.cli.terminal import agree, plural, say, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from apicas._runtime.healer import Healing
     from apicas.clients.base import PoolClient
@@ -21,7 +22,8 @@ EPILOG = """\b
 On a CouchDB cluster two writers may get at a token at the same moment, each on another node. The token then has
 several versions, of which the cluster shows one. Running pilots heal that by themselves: a token whose versions have
 not changed for the length of a lease keeps the one that is furthest in its life; the others are deleted, and results
-on them are kept aside. This command does the same, and needs as long. On other pools there is nothing to heal.
+on them are kept aside (`apicas flush --list`). This command does the same, and needs as long. On other pools there is
+nothing to heal.
 
 \b
 Without pilots nobody changes a version, and waiting is no use: --now. With pilots, --now may delete the version that
@@ -45,6 +47,7 @@ _PAUSE: Final = 1.0
 def heal(
     *,
     pool: PoolOption = None,
+    outbox: OutboxOption = None,
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for the length of a lease. Only when no pilot runs.")
     ] = False,
@@ -56,10 +59,12 @@ def heal(
 
     from apicas.cli.opening import configured
 
-    asyncio.run(_heal(configured(pool), now=now, dry_run=dry_run, yes=yes))
+    asyncio.run(_heal(configured(pool), outbox, now=now, dry_run=dry_run, yes=yes))
 
 
-async def _heal(configuration: Configuration, *, now: bool, dry_run: bool, yes: bool) -> None:
+async def _heal(
+    configuration: Configuration, outbox: str | Path | None, *, now: bool, dry_run: bool, yes: bool
+) -> None:
     from apicas.cli.opening import opened, patiently
 
     async with opened(configuration) as client:
@@ -71,7 +76,7 @@ async def _heal(configuration: Configuration, *, now: bool, dry_run: bool, yes: 
         else:
             if now:
                 agree(f"Heal {plural(len(ids))} of {client.address} at once? No pilot may run meanwhile.", yes=yes)
-            await _heal_all(client, len(ids), now=now)
+            await _heal_all(client, outbox or configuration.outbox, len(ids), now=now)
 
 
 async def _list(client: PoolClient, ids: list[str]) -> None:
@@ -92,16 +97,21 @@ def _described(leaf: Mapping[str, Any]) -> str:
     return f"{state_of(leaf)} (generation {generation_of(leaf)}, {leaf['_rev'].partition('-')[0]} writes)"
 
 
-async def _heal_all(client: PoolClient, number: int, *, now: bool) -> None:
+async def _heal_all(client: PoolClient, outbox: str | Path | None, number: int, *, now: bool) -> None:
     import anyio
 
+    from apicas._runtime.aside import LostVersions
     from apicas._runtime.environment import real_environment
     from apicas._runtime.healer import Healer, Healing
+    from apicas._runtime.outbox import outbox_for
     from apicas.cli.opening import patiently
     from apicas.policies import LeaseTimes
 
     times = LeaseTimes(lease=client.default_lease)
-    healer, total = Healer(client, times, real_environment()), Healing()
+    environment, total = real_environment(), Healing()
+    healer, box = Healer(client, times, environment), outbox_for(outbox, client.address)
+    if box is not None:
+        healer.aside = LostVersions(box, client.address, environment.owner, client.time)
     if not now:
         tell(f"watching {plural(number)} for the length of a lease, {times.lease:g} s, or longer if they say so")
     for look in range(_MOST_LOOKS):
@@ -122,9 +132,7 @@ def conclude(total: Healing) -> None:
     """
     say(f"healed {plural(len(total.healed))}, {plural(total.discarded, 'version')} deleted")
     if total.kept_aside:
-        tell(f"{plural(total.kept_aside, 'result')} on deleted versions kept aside")
+        tell(f"{plural(total.kept_aside, 'result')} on deleted versions kept aside: see `apicas flush --list`")
     if total.conflicted:
-        tell(
-            f"{plural(total.conflicted)} not healed: something still writes to them; pilots heal them at the end"
-        )
+        tell(f"{plural(total.conflicted)} not healed: something still writes to them; pilots heal them at the end")
         raise typer.Exit(ExitCode.INCOMPLETE)
