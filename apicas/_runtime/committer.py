@@ -117,10 +117,13 @@ class Committer:
         self._pending: list[Settlement] = []
         self._first: list[Settlement] = []
         """What is kept before it may be written."""
-        self._first_arrived = anyio.Event()
+        self._to_keep = anyio.Event()
+        self._written_some = anyio.Event()
         self._first_one_at_a_time = anyio.Lock(fast_acquire=True)
         self._arrived = anyio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
+        self._away = False
+        """Whether the last attempt to write failed."""
         self.unwritten = 0
         """Outcomes that were handed in, and neither written nor known to be lost."""
         self._all_written = anyio.Event()
@@ -137,6 +140,7 @@ class Committer:
         settlement.finish(ending)
         if ending is not Ending.LOST:
             self._safe.written(settlement)
+            self._written_some.set()
         if not self.unwritten:
             self._all_written.set()
 
@@ -145,7 +149,7 @@ class Committer:
         self.unwritten += 1
         if self._safe.comes_first(settlement):
             self._first.append(settlement)
-            self._first_arrived.set()
+            self._to_keep.set()
         else:
             self._pending.append(settlement)
             self._arrived.set()
@@ -169,18 +173,28 @@ class Committer:
             AccessDeniedError: the store refuses us for good.
         """
         async with anyio.create_task_group() as group:
-            group.start_soon(self._run_first)
+            group.start_soon(self._run_keeping)
+            group.start_soon(self._run_tidying)
             while True:
                 await self._arrived.wait()
                 self._arrived = anyio.Event()
                 await self._write_all()
 
-    async def _run_first(self) -> None:
-        """Keep what is to be kept before it is written. Beside the writing: an fsync may take long."""
+    async def _run_keeping(self) -> None:
+        """Keep what is to be kept before it is written, and what could not be written. An fsync may take long."""
         while True:
-            await self._first_arrived.wait()
-            self._first_arrived = anyio.Event()
+            await self._to_keep.wait()
+            self._to_keep = anyio.Event()
             await self._keep_first()
+            if self._away:
+                await self._safe.keep(list(self._pending))
+
+    async def _run_tidying(self) -> None:
+        """Forget what is written."""
+        while True:
+            await self._written_some.wait()
+            self._written_some = anyio.Event()
+            await self._safe.tidy()
 
     async def _keep_first(self) -> None:
         async with self._first_one_at_a_time:
@@ -196,6 +210,7 @@ class Committer:
         """Write all that waits, what somebody else is writing included, however long the store is away."""
         await self._keep_first()
         await self._write_all()
+        await self._safe.tidy()
 
     async def _write_all(self) -> None:
         attempt = 0
@@ -210,14 +225,15 @@ class Committer:
             except PoolError as error:
                 if not attempt:
                     log.warning("%s; %d outcomes wait", error, len(self._pending))
-                await self._safe.keep(list(self._pending))
+                self._away = True
+                self._to_keep.set()
                 await anyio.sleep(self._backoff.delay(attempt, self._environment.rng))
                 attempt += 1
             else:
                 if attempt:
                     log.info("the pool answers again")
                 attempt = 0
-        await self._safe.tidy()
+                self._away = False
 
     async def _write_batch(self) -> None:
         batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from apicas._documents import Document
 from apicas._runtime.entries import Entry
 from apicas._runtime.environment import Environment
@@ -47,6 +49,7 @@ class Safekeeping:
         self._replayer = None if outbox is None else Replayer(client, outbox, environment, lease)
         self._failure: tuple[object, ...] | None = None
         self._written: list[str] = []
+        self._tidying = anyio.Lock(fast_acquire=True)
 
     @property
     def place(self) -> str:
@@ -80,6 +83,8 @@ class Safekeeping:
             return
         for one in new:
             one.kept = True
+            if one.ending is not None:  # it was written while the disk was at work
+                self.written(one)
         self._say_back()
 
     async def set_aside(self, settlements: Sequence[Settlement], reason: str) -> dict[Settlement, str]:
@@ -102,20 +107,17 @@ class Safekeeping:
         if settlement.touched:
             self._written.append(self._name(settlement))
 
-    @property
-    def is_tidy(self) -> bool:
-        """Whether nothing is kept for which there is no need any more."""
-        return not self._written
-
     async def tidy(self) -> None:
         """Forget what needs to be kept no longer."""
-        names, self._written = self._written, []
-        if self.outbox is None or not names:
-            return
-        try:
-            await self.outbox.remove(names)
-        except (OSError, ConfigError) as error:  # a replay will find it settled
-            log.debug("%d written outcomes stay in %s: %s", len(names), self.place, error)
+        async with self._tidying:
+            if self.outbox is None or not self._written:
+                return
+            names = list(self._written)
+            try:
+                await self.outbox.remove(names)
+            except (OSError, ConfigError) as error:  # a replay will find it settled
+                log.debug("%d written outcomes stay in %s: %s", len(names), self.place, error)
+            del self._written[: len(names)]  # not where this was cancelled: whoever comes last does it
 
     async def replay(self) -> ReplayReport | None:
         """Write what other pilots left, as far as they are gone or cut off; None where the pool or the disk is away."""
