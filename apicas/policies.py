@@ -267,6 +267,8 @@ class Watch:
     looks: int = 1
     beaten: bool = False
     """Whether its revision has been seen to change: somebody is alive behind it."""
+    claim: str | None = None
+    """The claim that was seen, where that matters: another one says nothing about who made it."""
 
 
 def look_again(watch: Watch | None, revision: str, now: float, longest_gap: float) -> Watch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -23,7 +23,7 @@ from apicas.clients.port import Client, ViewQuery
 from apicas.exceptions import PoolError
 from apicas.modifiers import TokenModifier
 from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
-from apicas.tokens import TokenState, annex, count, is_foreign_lock, is_suspect, state_of
+from apicas.tokens import TokenState, annex, claim_of, count, is_foreign_lock, is_suspect, state_of
 
 log = logging.getLogger("apicas.reaper")
 
@@ -141,10 +141,14 @@ class Reaper:
         before = self._watches.get(token_id)
         if before is not None and before.revision.count(" ") != len(others):
             before = None  # a version came to light, or was deleted: nobody has shown that he lives
+        claim = claim_of(document)
+        if before is not None and before.claim != claim:
+            before = None  # claimed anew, by one who may have crashed since, or was never told that he owns it
         if before is None and not others and self._healer is not None:
             before = self._healer.watch_of(token_id)
         revisions = " ".join([document["_rev"], *others])
-        return look_again(before, revisions, self._environment.monotonic(), 2 * self._times.sweep)
+        watch = look_again(before, revisions, self._environment.monotonic(), 2 * self._times.sweep)
+        return replace(watch, claim=claim)
 
     def _is_stale(self, document: Document, watch: Watch) -> bool:
         return is_stale(
