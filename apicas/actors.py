@@ -25,6 +25,7 @@ from typing_extensions import TypedDict, Unpack
 
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
+from apicas._runtime.keeper import OnLostContact
 from apicas._runtime.pilot import Pilot, Report, RunOptions
 from apicas._runtime.signals import SignalLadder
 from apicas.clients.connect import connect
@@ -52,6 +53,7 @@ class RunKeywords(TypedDict, total=False):
     on_progress: Callable[[Report], None] | None
     handle_signals: bool
     executor: Literal["auto", "process"]
+    on_lost_contact: OnLostContact
 
 
 class RunActor:
@@ -96,7 +98,7 @@ class RunActor:
         Args:
             options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
                 retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals,
-                executor. As in PiCaS, keywords that are none of these go to stop_function.
+                executor, on_lost_contact. As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict, Unpack, override
 
 from apicas._runtime.claims import Claimed
 from apicas._runtime.environment import Environment
-from apicas._runtime.keeper import Keeper, KeeperOptions
+from apicas._runtime.keeper import Keeper, KeeperOptions, OnLostContact
 from apicas._runtime.outbox import OutboxSetting
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
@@ -48,6 +48,7 @@ class IteratorKeywords(TypedDict, total=False):
     max_crashes: int
     max_scrub: int
     retry_delay: float
+    on_lost_contact: OnLostContact
     farewell: float
     outbox: OutboxSetting
     linger: bool

@@ -6,12 +6,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import anyio
 
 from apicas.modifiers import Owner, batch_job_ids
 from apicas.tokens import annex
@@ -29,6 +31,8 @@ class Environment:
     """Makes the id of a claim; a simulation makes the same ones every time."""
     owner_is_gone: Callable[[Mapping[str, Any]], bool]
     """Whether the claim in a document is of a process that is known not to exist any more."""
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    """Sleeps for so many seconds of `monotonic`, in the heartbeat and what watches beside it."""
     threads: bool = True
     """Whether the heartbeat gets a thread of its own, and suspects a process; virtual time has neither."""
 

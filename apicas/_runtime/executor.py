@@ -14,7 +14,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -24,6 +23,7 @@ import anyio
 from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import IsolatedProcess, Isolation
+from apicas._runtime.lag import running_token
 from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
 from apicas.exceptions import Release, TokenTimeoutError
 from apicas.tokens import Token, is_suspect
@@ -36,9 +36,6 @@ LAST_MOMENT: Final = 1.0
 """Seconds that cleanup_run has after a second signal."""
 LATER: Final = 5.0
 """Seconds before a token is claimed again that could not be run at the moment."""
-
-running_token: ContextVar[str] = ContextVar("running_token")
-"""The id of the token that a task works on, also of a task that the user's code started for it."""
 
 
 class LeaseKeeper(Protocol):
@@ -133,10 +130,11 @@ class Executor:
         if not self._keeper.on_lost(token, scope.cancel):
             return Cut()
         self._scopes.add(scope)
-        running_token.set(token.id)
+        mark = running_token.set(token.id)
         try:
             return await run(token, scope)
         finally:
+            running_token.reset(mark)
             self._scopes.discard(scope)
             self._keeper.on_lost(token, None)
 

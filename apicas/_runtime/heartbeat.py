@@ -18,6 +18,7 @@ import anyio
 from apicas._documents import Document
 from apicas._runtime.branches import overtaken, read_own
 from apicas._runtime.environment import Environment
+from apicas._runtime.lag import LoopWatch
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveStatus
 from apicas.exceptions import PoolError, PoolUnavailableError
@@ -41,12 +42,22 @@ class Heartbeat:
         environment: clocks.
     """
 
+    stops_out_of_contact = False
+    """Whether the work on a token is stopped when none of its beats has arrived for a whole lease."""
+
     def __init__(self, leases: Leases, modifier: TokenModifier, times: LeaseTimes, environment: Environment) -> None:
         self._leases = leases
         self._modifier = modifier
         self._times = times
+        self._environment = environment
         self._monotonic = environment.monotonic
         self._away = False
+        self._watch: LoopWatch | None = None
+
+    @property
+    def loop_lags(self) -> bool:
+        """Whether the pilot's loop stands still, or did so a moment ago. In virtual time it never does."""
+        return self._watch is not None and self._watch.lags
 
     async def run_once(self, client: Client) -> int:
         """Beat every lease that is due, and answer how many have to be tried again."""
@@ -139,15 +150,33 @@ class Heartbeat:
 
     async def run(self, client: Client) -> None:
         """Connect, and beat for ever."""
-        look = min(self._times.heartbeat / _LOOKS_PER_BEAT, _LONGEST_LOOK)
-        while not await self._connect(client):  # noqa: ASYNC110 - nobody tells when a server is back
-            await anyio.sleep(look)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_contact)
+            while not await self._connect(client):  # nobody tells when a server is back
+                await self._environment.sleep(self._look_time)
+            while True:
+                try:
+                    await self.run_once(client)
+                except TimeoutError:
+                    self._say_away(PoolError(f"no answer within {self._times.beat_retry:g} s"))
+                await self._environment.sleep(self._look_time)
+
+    @property
+    def _look_time(self) -> float:
+        return min(self._times.heartbeat / _LOOKS_PER_BEAT, _LONGEST_LOOK)
+
+    async def _watch_contact(self) -> None:
+        """Stop for ever what is out of contact. A task of its own, since a beat may hang."""
+        look = self._look_time
         while True:
-            try:
-                await self.run_once(client)
-            except TimeoutError:
-                self._say_away(PoolError(f"no answer within {self._times.beat_retry:g} s"))
-            await anyio.sleep(look)
+            asked = self._monotonic()
+            await self._environment.sleep(look)
+            now = self._monotonic()
+            if not self.stops_out_of_contact or now - asked > 2 * look:  # stopped ourselves: first let it beat
+                continue
+            for lease in self._leases.out_of_contact(now, self._times.lease):
+                log.warning("token %s: out of contact for %g s, its work is stopped", lease.token_id, self._times.lease)
+                self._leases.lose(lease)
 
     @asynccontextmanager
     async def in_task(self, client: Client) -> AsyncIterator[None]:
@@ -166,22 +195,27 @@ class Heartbeat:
     @asynccontextmanager
     async def in_thread(self, client: Client) -> AsyncIterator[None]:
         """Beat in a thread with its own loop, over a client of its own."""
-        thread = _HeartbeatThread(self, client.fork())
+        self._watch = watch = LoopWatch(self._environment, self._times.lease)
+        thread = _HeartbeatThread(self, client.fork(), watch)
         async with anyio.create_task_group() as group:
             thread.start()
             group.start_soon(thread.watch)
+            group.start_soon(watch.tick)
             try:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
                     await thread.stop()
+                watch.finish()
+                group.cancel_scope.cancel()
 
 
 class _HeartbeatThread(threading.Thread):
     """A thread that beats until it is stopped. A daemon: a hung store must not keep the process from ending."""
 
-    def __init__(self, heartbeat: Heartbeat, client: Client) -> None:
+    def __init__(self, heartbeat: Heartbeat, client: Client, loop_watch: LoopWatch) -> None:
         super().__init__(name="apicas-heartbeat", daemon=True)
+        self._loop_watch = loop_watch
         self._heartbeat = heartbeat
         self._client = client
         self._owner = asyncio.get_running_loop()
@@ -206,6 +240,7 @@ class _HeartbeatThread(threading.Thread):
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._heartbeat.run, self._client)
+                group.start_soon(self._loop_watch.run)
                 if not self._stopping.is_set():
                     await stop.wait()
                 group.cancel_scope.cancel()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import anyio
 
@@ -28,12 +28,15 @@ from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict,
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
 from apicas._runtime.safekeeping import Safekeeping
 from apicas.clients.port import Client
-from apicas.exceptions import Decision, LeaseLostError, PoolError
+from apicas.exceptions import ConfigError, Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
 from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
+
+
+OnLostContact: TypeAlias = Literal["continue", "stop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class KeeperOptions:
         max_crashes: how many processes a token may take down before it goes to error.
         max_scrub: how many times a token that failed is tried again.
         retry_delay: seconds before a token that failed is tried again, doubling with each failure; 0 for none.
+        on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease: others
+            may soon take it, and work it a second time; "continue" to go on.
         farewell: seconds that leaving may take to hand tokens back when the pool does not answer.
         outbox: the directory where finished results are kept that are not in the pool yet; None for the default, False
             for none. A pool in memory has none unless it is given one.
@@ -56,6 +61,7 @@ class KeeperOptions:
     max_crashes: int = MAX_CRASHES
     max_scrub: int = 0
     retry_delay: float = RetryDelays().scrub.first
+    on_lost_contact: OnLostContact = "continue"
     farewell: float = 4.0
     outbox: OutboxSetting = None
 
@@ -111,6 +117,7 @@ class Keeper:
         shared = (modifier, self.times, self.environment)
         self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
         self._heartbeat = Heartbeat(self._leases, *shared)
+        self.heed_lost_contact(options.on_lost_contact)
         outbox = outbox_for(options.outbox, client.address, default=self.environment.threads)
         self._safe = Safekeeping(outbox, client, self.environment, lease)
         self.waiting = 0
@@ -203,6 +210,17 @@ class Keeper:
         """Set the seconds before a token that failed is tried again."""
         self._reaper.delays = RetryDelays.of(retry_delay)
         self._concluding = replace(self._concluding, delays=self._reaper.delays)
+
+    def heed_lost_contact(self, on_lost_contact: OnLostContact) -> None:
+        """Set what happens to the work on a token when its beats do not arrive."""
+        if on_lost_contact not in {"continue", "stop"}:
+            raise ConfigError(f"on_lost_contact is continue or stop, not {on_lost_contact!r}")
+        self._heartbeat.stops_out_of_contact = on_lost_contact == "stop"
+
+    @property
+    def loop_lags(self) -> bool:
+        """Whether the loop stands still, or did so a moment ago: then it should get no more work."""
+        return self._heartbeat.loop_lags
 
     def watch_endings(self, callback: Callable[[Ending], None]) -> Callable[[], None]:
         """Have a function called with the ending of each token; answers with what puts an end to that."""

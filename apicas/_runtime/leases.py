@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from apicas._documents import Document
+from apicas.policies import contact_is_lost
 
 
 class Phase(Enum):
@@ -141,6 +142,18 @@ class Leases:
         with self._guard:
             lease.phase = Phase.ENDED
             self._drop(lease)
+
+    def out_of_contact(self, now: float, lease_time: float) -> list[Lease]:
+        """What is being worked though none of its beats has arrived for a whole lease."""
+        with self._guard:
+            return [
+                lease
+                for lease in self._leases.values()
+                if lease.phase is Phase.HELD
+                and not lease.handed_in
+                and lease.beats
+                and contact_is_lost(lease.refreshed, now, lease_time)
+            ]
 
     def lose(self, lease: Lease) -> None:
         """Forget a lease that somebody else took, and tell whoever works on the token."""

@@ -21,10 +21,10 @@ from apicas._runtime.committer import Ending
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
-from apicas._runtime.keeper import Keeper, Tally
+from apicas._runtime.keeper import Keeper, OnLostContact, Tally
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, describe, only_leaf
 from apicas.exceptions import ConfigError, Release, Retry
-from apicas.policies import Backoff, claim_ahead
+from apicas.policies import CALM_TIME, Backoff, claim_ahead
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -92,6 +92,8 @@ class RunOptions:
         handle_signals: drain on SIGTERM and SIGINT; only in the main thread, and only over default handlers.
         executor: "auto" for a process of its own for each token under which a pilot vanished; "process" for one for
             every token, as work needs it that may take its process down, or holds the interpreter for long.
+        on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease;
+            "continue" to go on. None for the iterator's, which goes on unless it was told otherwise.
     """
 
     workers: int | None = None
@@ -107,6 +109,7 @@ class RunOptions:
     on_progress: Callable[[Report], None] | None = None
     handle_signals: bool = False
     executor: Literal["auto", "process"] = "auto"
+    on_lost_contact: OnLostContact | None = None
 
     def __post_init__(self) -> None:
         if self.executor not in {"auto", "process"}:
@@ -165,7 +168,7 @@ class Report:
     def __str__(self) -> str:
         counts = ", ".join(
             f"{number} {name}"
-            for name in ("done", "failed", "scrubbed", "crashed", "released", "lost")
+            for name in ("done", "failed", "scrubbed", "crashed", "released", "lost", "waiting")
             if (number := getattr(self, name)) or name == "done"
         )
         return f"{counts} in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s)"
@@ -265,6 +268,8 @@ class Pilot:
             self._keeper.limit_scrubs(self._options.max_scrub)
         if self._options.retry_delay is not None:
             self._keeper.delay_retries(self._options.retry_delay)
+        if self._options.on_lost_contact is not None:
+            self._keeper.heed_lost_contact(self._options.on_lost_contact)
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
         self._before = replace(self._keeper.tally)
@@ -365,7 +370,7 @@ class Pilot:
 
     def _wanted(self) -> int:
         self._measure_rate()
-        if self._executor.wants_no_more:
+        if self._executor.wants_no_more or self._keeper.loop_lags:
             return 0
         buffered = self._unstarted
         ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
@@ -399,7 +404,7 @@ class Pilot:
 
     async def _wait_for_change(self) -> None:
         self._changed = anyio.Event()
-        with anyio.move_on_after(UNSTARTED_LIMIT / 2):
+        with anyio.move_on_after(CALM_TIME if self._keeper.loop_lags else UNSTARTED_LIMIT / 2):
             await self._changed.wait()
         self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
 

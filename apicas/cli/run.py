@@ -100,6 +100,12 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         typer.Option(metavar="TIME", help="Reclaim locks of PiCaS pilots after this time.", show_default="never"),
     ] = None,
     outbox: OutboxOption = None,
+    on_lost_contact: Annotated[
+        str,
+        typer.Option(
+            metavar="continue|stop", help="What to do with work when the pool has been away for a whole lease."
+        ),
+    ] = "continue",
     grace: Annotated[str, typer.Option(metavar="TIME", help="Time to finish after the first signal.")] = "20s",
     claim_ahead: Annotated[
         int | None,
@@ -125,6 +131,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         max_scrub=max_scrub,
         retry_delay=seconds(retry_delay, "--retry-delay"),
         executor=cast("Any", executor),
+        on_lost_contact=cast("Any", on_lost_contact),
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,
         handle_signals=True,
