@@ -114,7 +114,7 @@ class Place:
         """Answer."""
         body = encode(message)
         rest = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
-        with suppress(BrokenPipeError):  # the pilot is gone, and the thread that listens knows it
+        with suppress(BrokenPipeError, ConnectionResetError):  # the pilot is gone, and the thread that listens knows it
             while rest:
                 rest = rest[os.write(self._connection, rest) :]
 
@@ -199,9 +199,12 @@ def _rebuilt(modules: bytes, work: bytes, store_time: Callable[[], float]) -> Ca
 
 def _frame(pilot: IO[bytes]) -> bytes | None:
     """The next frame; None where the pilot is gone."""
-    header = pilot.read(HEADER_BYTES)
-    size = int.from_bytes(header, "big")
-    body = pilot.read(size)
+    try:
+        header = pilot.read(HEADER_BYTES)
+        size = int.from_bytes(header, "big")
+        body = pilot.read(size)
+    except ConnectionResetError:  # it was killed before it had read all that we said
+        return None
     return body if len(header) == HEADER_BYTES and len(body) == size else None
 
 

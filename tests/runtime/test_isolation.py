@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 import apicas
 from apicas._runtime.environment import real_environment
+from apicas._runtime.isolated import _frame
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError
@@ -303,3 +305,12 @@ async def test_two_suspects_with_a_charge_share_no_pilot() -> None:
         frozenset({f"t{n}"}) for n in range(3)
     }
     assert max(map(len, beside)) > 1
+
+
+def test_a_pilot_that_was_killed_with_an_answer_unread_is_gone() -> None:
+    """The kernel then resets the connection instead of ending it; the process must not stay behind."""
+    pilot, here = socket.socketpair()
+    with here, here.makefile("rb") as sent:
+        here.sendall(b"an answer")
+        pilot.close()
+        assert _frame(sent) is None
