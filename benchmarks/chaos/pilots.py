@@ -25,6 +25,8 @@ PICAS: Final = ROOT / ".picas" / "bin" / "python"
 """Where `make setup` puts PiCaS's environment."""
 _RESTART: Final = 0.3
 """Seconds between the end of a pilot and the start of the next one in its place."""
+_LEAVING: Final = 5.0
+"""Seconds that what a killed pilot had started may take to notice."""
 _MOST_LIVES: Final = 500
 """Pilots in one place. One that cannot start would be started for ever."""
 
@@ -114,6 +116,21 @@ class Crew:
             del self._processes[name]
         return life.code
 
+    async def left_behind(self) -> int:
+        """How many processes the pilots left behind, some seconds after the last of them; they are killed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVING):
+                while self._strays():  # noqa: ASYNC110 - not our children: nobody tells
+                    await asyncio.sleep(0.1)
+        strays = self._strays()
+        _send(strays, signal.SIGKILL)
+        return len(strays)
+
+    def _strays(self) -> list[int]:
+        """Processes that were started by our pilots: each has the path of its pilot's file in its environment."""
+        mark = f'"ledger": "{self._options.directory}/'.encode()
+        return [int(process.name) for process in Path("/proc").glob("[0-9]*") if mark in _environment(process)]
+
     def working(self) -> list[Life]:
         """Our pilots that run, are not stopped, and have begun with a token."""
         names = [name for name in self._processes if name in self._ledger.busy]
@@ -176,6 +193,13 @@ def _send(processes: list[int], number: signal.Signals) -> None:
     for pid in processes:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:  # it is gone, or not ours
+        return b""
 
 
 def _limit_files(pid: int, size: int | None) -> None:

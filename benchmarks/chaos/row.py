@@ -31,8 +31,10 @@ class Outcome:
     """Tokens that are neither done nor such."""
     audit: Audit
     disk: str
-    in_time: bool
-    seconds: float
+    in_time: bool = True
+    seconds: float = 0.0
+    left_behind: int = 0
+    """Processes that outlived their pilots."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -189,6 +191,7 @@ def _problems(row: Row, findings: Findings, outcome: Outcome) -> list[str]:
         (row.double_commits != 0, f"{row.double_commits} generations with two outcomes", outcome.audit.double),
         (bool(outcome.audit.reopened), "tokens were done, and then not", outcome.audit.reopened),
         (bool(outcome.audit.unknown), "results are of no finished execution", outcome.audit.unknown),
+        (outcome.left_behind != 0, f"{outcome.left_behind} processes outlived their pilots", ()),
         (bool(findings.unexplained), f"{len(findings.unexplained)} unexplained executions", findings.unexplained),
         (row.row not in {"baseline", "memory"} and not row.faults, "no fault happened: take more tokens", ()),
     ]

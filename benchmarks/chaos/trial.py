@@ -42,6 +42,7 @@ class Options:
         pilots: how many of ours.
         picas: how many of PiCaS's.
         workers: tokens that a pilot works at once.
+        ahead: tokens that a pilot claims before it can work them, at most: what it holds when it is killed.
         seconds: how long a token takes.
         lease: the pilots' lock_timeout in seconds.
         every: seconds between two faults.
@@ -53,6 +54,7 @@ class Options:
     pilots: int = 4
     picas: int = 0
     workers: int = 4
+    ahead: int = 16
     seconds: float = 0.1
     lease: float = 10.0
     every: float = 3.0
@@ -125,8 +127,9 @@ async def run_row(name: str, store: Store, options: Options, directory: Path) ->
         begun = time.monotonic()
         in_time = await _run_pilots(SCRIPTS[name], field, options.limit)
         ended = time.monotonic()
+        left_behind = await crew.left_behind()
         outcome = await _look(name, pool, ledger, crew, options)
-    outcome = replace(outcome, in_time=in_time, seconds=ended - begun)
+    outcome = replace(outcome, left_behind=left_behind, in_time=in_time, seconds=ended - begun)
     findings = judge(ledger.executions.values(), crew.lives, options.lease, outcome.audit.committed)
     return measure(name, store.name, field, findings, outcome)
 
@@ -167,7 +170,7 @@ def _crew_options(name: str, pool: _Pool, options: Options, directory: Path) -> 
     settings = {
         "pool": pool.pilots,
         "keeping": keeping,
-        "running": {"workers": options.workers},
+        "running": {"workers": options.workers, "claim_ahead": options.ahead},
         "memory": MEMORY if name == "memory" else None,
     }
     picas: dict[str, Any] = {}
@@ -265,6 +268,4 @@ async def _look(name: str, pool: _Pool, ledger: Ledger, crew: Crew, options: Opt
         lost=options.tokens - counts["done"] - len(failed & meant),
         audit=audit,
         disk=pool.disk.how if pool.disk is not None else "",
-        in_time=True,
-        seconds=0.0,
     )
