@@ -28,7 +28,7 @@ from apicas.tokens import TokenState, state_of
 log = logging.getLogger("apicas.healer")
 
 MAX_CONFLICTED: Final = 1000
-"""Tokens looked at in one go. More wait until some of these are healed."""
+"""Tokens looked at in one go: those that have been quiet so far, and of the others a choice by chance."""
 _LOOKS: Final = 4
 
 
@@ -123,7 +123,8 @@ class Healer:
                 raise
 
     async def _look(self, *, now: bool) -> Healing:
-        ids = await self._client.conflicted(MAX_CONFLICTED)
+        found_now = await self._client.conflicted()
+        ids = self._chosen(found_now)
         leaves = await self._client.leaves(ids) if ids else []
         looked = self._environment.monotonic()
         split = {
@@ -132,11 +133,20 @@ class Healer:
             if len(found) > 1
         }
         self._watches = {token_id: one.watch for token_id, one in split.items()}
-        healing = Healing(conflicted=len(split))
+        healing = Healing(conflicted=len(split) + len(found_now) - len(ids))
         ready = [one for one in split.values() if now or self._is_quiet(one)]
         if ready:
             await self._heal(ready, looked, healing)
         return healing
+
+    def _chosen(self, ids: Sequence[str]) -> Sequence[str]:
+        """As many as are looked at in one go. Were it always the first, live owners of these could hold up the rest."""
+        if len(ids) <= MAX_CONFLICTED:
+            return ids
+        quiet = [token_id for token_id in ids if token_id in self._watches and self._watches[token_id].looks > 1]
+        others = sorted(set(ids).difference(quiet))
+        wanted = max(0, MAX_CONFLICTED - len(quiet))
+        return [*quiet[:MAX_CONFLICTED], *self._environment.rng.sample(others, min(wanted, len(others)))]
 
     def _watched(self, token_id: str, leaves: Sequence[Document], looked: float) -> _Split:
         keep, *others = heal_order(leaves)

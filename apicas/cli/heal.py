@@ -38,8 +38,8 @@ Examples:
 
 _SHOWN: Final = 20
 """Tokens that a dry run lists; the others are counted."""
-_MOST_LOOKS: Final = 10
-"""Looks at the pool, four in a lease: more than a token needs that nobody writes to."""
+_VAIN_LOOKS: Final = 10
+"""Looks that heal nothing, four in a lease, before it gives up: more than a token needs that nobody writes to."""
 _PAUSE: Final = 1.0
 """Seconds between looks that wait for nothing: replicas tell each other of deletions in much less."""
 
@@ -114,13 +114,14 @@ async def _heal_all(client: PoolClient, outbox: str | Path | None, number: int, 
         healer.aside = LostVersions(box, client.address, environment.owner, client.time)
     if not now:
         tell(f"watching {plural(number)} for the length of a lease, {times.lease:g} s, or longer if they say so")
-    for look in range(_MOST_LOOKS):
-        if look:
-            await anyio.sleep(_PAUSE if now else times.sweep)
+    vain = 0
+    while vain < _VAIN_LOOKS:
         healing = await patiently(lambda: healer.run_once(now=now))
         total.add(healing)
         if not total.conflicted:
             break
+        vain = 0 if healing.healed else vain + 1
+        await anyio.sleep(_PAUSE if now else times.sweep)
     conclude(total)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,33 @@ def test_heal_keeps_what_is_furthest(
         assert stored["_rev"] == f"1-{kept:032x}"
         assert "_conflicts" not in stored
     assert "nothing to heal in" in apicas("heal", "--now").out
+
+
+def test_a_result_on_a_deleted_version_is_kept_aside(
+    apicas: Program, couch: Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heal, "_PAUSE", 0.01)
+    split(couch, database, "t", {**DONE, "output": "one"}, {**DONE, "output": "two"})
+    healed = apicas("heal", "--now", "--yes", "--outbox", "box")
+    assert healed.code == 0
+    assert "1 result on deleted versions kept aside: see `apicas flush --list`" in healed.err
+    kept = couch.request("GET", f"{database}/t")["output"]
+    (file,) = (apicas.directory / "box").glob("*/lost/*.json")
+    lost = json.loads(file.read_text())
+    assert {kept, lost["outcome"]["output"]} == {"one", "two"}
+    listed = apicas("flush", "--list", "--outbox", "box").out
+    assert "another version of the token was kept" in listed
+
+
+def test_what_cannot_be_kept_aside_stays_in_the_pool(
+    apicas: Program, couch: Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heal, "_PAUSE", 0.01)
+    split(couch, database, "t", {**DONE, "output": "one"}, {**DONE, "output": "two"})
+    (apicas.directory / "box").write_text("in the way")
+    healed = apicas("heal", "--now", "--yes", "--outbox", "box")
+    assert healed.code != 0
+    assert len(couch.request("GET", f"{database}/t?conflicts=true")["_conflicts"]) == 1
 
 
 def test_a_pool_with_one_copy_of_each_token_needs_no_healing(apicas: Program) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from apicas._runtime import healer as healer_module
 from apicas._runtime.branches import MAX_DISOWNED, Disowned
 from apicas._runtime.healer import Healer, is_result
 from apicas.exceptions import LeaseLostError, PoolUnavailableError
@@ -186,6 +187,34 @@ async def test_a_healer_that_was_stopped_deletes_nothing_by_an_old_look() -> Non
     healer = a_healer(client, aside=Stopped())
     assert await watched(healer) == []
     assert len((await client.leaves(["t"]))[0]) == 2
+
+
+@virtual
+async def test_living_owners_of_many_tokens_do_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes as many as it can; which, is chance, but for those that are quiet."""
+    monkeypatch.setattr(healer_module, "MAX_CONFLICTED", 5)
+    ids = [f"t{number:02}" for number in range(30)]
+    client = await made(ReplicatedStore(3, seed=9), *ids)
+    alive = {}
+    for token_id in ids:
+        base = await fetch(client, token_id)
+        plant(client.store, locked(base, "a"), LAST)
+        mine = locked(base, "b")
+        alive[token_id] = {**mine, "_rev": plant(client.store, mine, FIRST)}
+    del alive["t28"], alive["t29"]
+    healer, modifier = a_healer(client), BasicTokenModifier()
+    healed: set[str] = set()
+    for _ in range(60):
+        healing = await healer.run_once()
+        healed.update(healing.healed)
+        assert healing.conflicted == 30 - len(healed)
+        await anyio.sleep(TIMES.heartbeat)
+        for token_id, document in alive.items():
+            beaten = modifier.refresh(dict(document), unix_time())
+            (result,) = await client.save([beaten])
+            assert result.written
+            alive[token_id] = {**beaten, "_rev": str(result.rev)}
+    assert healed == {"t28", "t29"}
 
 
 @virtual
