@@ -79,20 +79,16 @@ def decode(body: bytes | str) -> Any:
         InvalidTokenError: for what is not JSON.
     """
     try:
-        return _decoder.decode(body)
+        return _decode(body)
     except RecursionError:
         pass
-    except (msgspec.MsgspecError, ValueError) as error:
-        return _decode_oddly(body, error)
     raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
     # A body cannot hold its own hash, whoever wrote it.
     mark = f"too deep: {sha256(raw).hexdigest()}"
     try:
-        value = _decoder.decode(_pruned(raw, f'"{mark}"'.encode()))
+        value = _decode(_pruned(raw, f'"{mark}"'.encode()))
     except RecursionError:
         raise InvalidTokenError(_TOO_DEEP) from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        value = _decode_oddly(_pruned(raw, f'"{mark}"'.encode()), error)
     return _planted(value, mark)
 
 
@@ -112,16 +108,21 @@ class Unstorable:
         return f"<{self.reason}>"
 
 
-def _decode_oddly(body: bytes | str, first: Exception) -> Any:
-    """Decode with the standard library, which takes lone surrogates, as they are stored by PouchDB.
+def _decode(body: bytes | str) -> Any:
+    """Decode JSON; with the standard library, which takes lone surrogates as PouchDB stores them, if need be.
 
     Raises:
-        InvalidTokenError: it is no JSON for that either; the message is that of the first error.
+        InvalidTokenError: it is no JSON; the message is msgspec's.
+        RecursionError: it is nested more deeply than what is left of the stack.
     """
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        first = error
     try:
         text = body if isinstance(body, str) else bytes(body).decode()
         return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise InvalidTokenError(f"not JSON: {first}") from None
 
 

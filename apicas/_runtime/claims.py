@@ -109,7 +109,8 @@ class Claimer:
         # can say that there are none.
         documents = await self._client.sample(view, limit, place, window=window, fresh=True)
         found = self._claimable(documents)
-        if not found.documents and found.claimed.next_at is not None and len(documents) >= limit:
+        hidden = found.claimed.next_at is not None or bool(self._unwritable)
+        if not found.documents and hidden and len(documents) >= limit:
             found = await self._behind_the_waiting(view, wanted)
         claimed = found.claimed
         if found.documents:

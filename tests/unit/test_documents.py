@@ -209,6 +209,8 @@ def test_what_others_stored_is_read_and_not_written_back(body: str, reason: str)
     with pytest.raises(InvalidTokenError, match=reason):
         encode_document(found[0])
     assert len(shown(found[0])) < 400
+    after_a_surrogate = decode(f'["\\ud800",{body}]')
+    assert after_a_surrogate[0] == "\ud800"
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
