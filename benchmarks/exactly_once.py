@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import tempfile
@@ -28,7 +29,7 @@ _PILOT = """
 import asyncio, os, sys
 import apicas
 
-async def main(pool, executions, lock_timeout, workers, seconds):
+async def main(executions, lock_timeout, workers, seconds):
     log = os.open(executions, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     async def work(token):
@@ -36,10 +37,11 @@ async def main(pool, executions, lock_timeout, workers, seconds):
         if seconds:
             await asyncio.sleep(seconds)
 
-    report = await apicas.run(work, pool, workers=workers, lock_timeout=lock_timeout)
+    # Not from argv, which all users of the machine can read: it may hold a password.
+    report = await apicas.run(work, os.environ["APICAS_POOL"], workers=workers, lock_timeout=lock_timeout)
     print(report)
 
-asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+asyncio.run(main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
 """
 
 
@@ -135,7 +137,8 @@ async def _start(trial: Trial, files: Path) -> asyncio.subprocess.Process:
     executions.touch()
     arguments = [str(executions), str(trial.lock_timeout), str(trial.workers), str(trial.seconds)]
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-c", _PILOT, trial.pool, *arguments),
+        *(sys.executable, "-W", "error", "-c", _PILOT, *arguments),
+        env={**os.environ, "APICAS_POOL": trial.pool},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

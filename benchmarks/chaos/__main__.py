@@ -27,7 +27,7 @@ from benchmarks.chaos.faults import SCRIPTS
 from benchmarks.chaos.pilots import PICAS
 from benchmarks.chaos.row import Row
 from benchmarks.chaos.servers import POUCHDB, External, PouchDB
-from benchmarks.chaos.table import LEGEND, markdown
+from benchmarks.chaos.table import LEGEND, markdown, report
 from benchmarks.chaos.trial import Options, Store, left_out, run_row
 
 
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = [f"{row.store}, {row.row}: {problem}" for row in rows for problem in row.problems]
     for problem in problems:
         print(f"NOT AS PROMISED: {problem}")
+    if chosen.report:
+        chosen.report.write_text(report(rows, _options(chosen)))
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 1 if problems or not rows else 0
@@ -66,12 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server-pids", metavar="PIDS", help="processes of the server: numbers, or files with them")
     parser.add_argument("--server-command", metavar="COMMAND", help="what starts that server again")
     parser.add_argument("--directory", type=Path, help="keep the pilots' files and logs here")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page of Markdown there, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     return parser
 
 
+def _options(chosen: argparse.Namespace) -> Options:
+    return Options(**{option.name: getattr(chosen, option.name) for option in fields(Options)})
+
+
 async def _run(chosen: argparse.Namespace, names: Sequence[str]) -> list[Row]:
-    options = Options(**{option.name: getattr(chosen, option.name) for option in fields(Options)})
+    options = _options(chosen)
     rows: list[Row] = []
     async with AsyncExitStack() as stack:
         directory = chosen.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="apicas-chaos-")))

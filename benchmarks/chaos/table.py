@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sqlite3
+import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from benchmarks.chaos.pilots import ROOT
 from benchmarks.chaos.row import Row
+from benchmarks.chaos.trial import Options
 
 LEGEND = """\
 duplicates     executions beyond one per token by apicas pilots, and why: the execution before was in a pilot that was
@@ -35,6 +42,33 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
+
+
+def report(rows: Sequence[Row], options: Options) -> str:
+    """A page with the table, and what one has to know to compare it with another."""
+    facts = [
+        f"commit {_commit()}",
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, shared by pilots, store and benchmark",
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+        ", ".join(f"{name} {value}" for name, value in asdict(options).items()),
+    ]
+    problems = [f"- {row.store}, {row.row}: {problem}" for row in rows for problem in row.problems]
+    parts = [
+        "\n".join(f"- {fact}" for fact in facts),
+        markdown(rows),
+        "```\n" + LEGEND + "\n```",
+        "Not as promised:\n\n" + "\n".join(problems) if problems else "Every promise held.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _cells(row: Row, *, picas: bool) -> list[str]:
