@@ -41,7 +41,7 @@ class Fault(Enum):
     DELAY = "delay"
     """It reaches the server a moment later than those that were sent after it."""
     LATE = "late"
-    """Nothing happens until the client gives up; only then does it reach the server. See FaultProxy.deliver."""
+    """The connection breaks, and only then does the request reach the server. See FaultProxy.hold."""
     HANG = "hang"
     """It is taken, and nothing is ever said; the server does not see it."""
     CUT = "cut"
@@ -85,8 +85,6 @@ LIES: Final[Mapping[Fault, str]] = {
 _TOLD_TO: Final = b'{"error":"proxy","reason":"told to"}'
 UNSEEN: Final = frozenset({Fault.DROP_BEFORE, Fault.HANG, Fault.TOO_LARGE, *REFUSALS})
 """Faults of which the server never sees the request."""
-SLOW: Final = frozenset({Fault.LATE, Fault.HANG})
-"""Faults that cost the client its timeout."""
 
 
 @dataclass(slots=True)
@@ -145,7 +143,7 @@ class FaultProxy:
     Args:
         server: the URL of the server behind it.
         plan: the fault of a request that no script is for.
-        delay: seconds that a delayed request waits.
+        delay: seconds that a delayed request waits, and a late one after it is let go.
     """
 
     def __init__(
@@ -227,7 +225,7 @@ class FaultProxy:
         self._port = self._listener.sockets[0].getsockname()[1]
 
     def hold(self) -> None:
-        """Keep late requests until `deliver`, also after their clients have given up."""
+        """Keep late requests until `deliver`."""
         self._held.clear()
 
     def deliver(self) -> None:
@@ -275,11 +273,11 @@ class FaultProxy:
         await self._tell()
         if exchange.fault in UNSEEN:
             return await self._refuse(exchange, reader, writer)
-        if exchange.fault is Fault.DELAY:
-            await asyncio.sleep(self._delay)
         if exchange.fault is Fault.LATE:
-            await reader.read()  # until the client gives up
+            writer.transport.abort()
             await self._held.wait()
+        if exchange.fault in {Fault.DELAY, Fault.LATE}:
+            await asyncio.sleep(self._delay)
         return await self._forward(exchange, head, body, writer)
 
     async def _refuse(self, exchange: Exchange, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

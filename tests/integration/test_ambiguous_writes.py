@@ -19,13 +19,15 @@ from apicas._runtime.environment import Environment
 from apicas._runtime.keeper import Keeper
 from apicas._runtime.outcomes import Cut, Returned
 from apicas.clients.couch import CouchClient
+from apicas.clients.couch.designs import OWN_NAME, own_views
 from apicas.exceptions import InvalidTokenError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.policies import Backoff
 from apicas.tokens import Token, annex, claim_of
+from apicas.views import monitor_design
 from tests.couchdb import SERVERS, Server, server
-from tests.faults.proxy import SLOW, Fault, FaultProxy
+from tests.faults.proxy import Fault, FaultProxy
 
 T = TypeVar("T")
 
@@ -34,9 +36,11 @@ WRITE: Final = "POST */_bulk_docs"
 TOKENS: Final = 3
 LEASE: Final = 900.0
 
-FAULTS: Final = [pytest.param((fault, False), id=fault.value) for fault in Fault if fault is not Fault.PASS]
+QUICK: Final = [fault for fault in Fault if fault not in {Fault.PASS, Fault.HANG}]
+FAULTS: Final = [pytest.param((fault, False), id=fault.value) for fault in QUICK]
 FAULTS.append(pytest.param((Fault.LATE, True), id="later"))
-"""Each fault; and a request that reaches the server only when its client has long gone on."""
+"""Each fault, but the one that costs a timeout; and a request that arrives only when its client has long gone on."""
+SILENCE: Final = pytest.mark.parametrize("bench", [pytest.param((Fault.HANG, False), id="hang")], indirect=True)
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Bench:
 
     def client(self) -> CouchClient:
         """A client through the proxy."""
-        options: dict[str, Any] = {"timeout": 0.3, "index_timeout": 0.3} if self.fault in SLOW else {}
+        options: dict[str, Any] = {"timeout": 1.0} if self.fault is Fault.HANG else {}
         through = Server(self.proxy.url, self.couch.username, self.couch.password)
         return through.client(self.database, attempts=3, backoff=AT_ONCE, **options)
 
@@ -122,8 +126,10 @@ def couch(request: pytest.FixtureRequest) -> Server:
 async def bench(request: pytest.FixtureRequest, couch: Server) -> AsyncIterator[Bench]:
     fault, later = request.param
     with couch.database() as database:
+        couch.request("PUT", database)
+        couch.request("PUT", f"{database}/_design/Monitor", monitor_design())
+        couch.request("PUT", f"{database}/_design/{OWN_NAME}", {"language": "javascript", "views": own_views()})
         async with couch.client(database) as truth, FaultProxy(couch.url) as proxy:
-            await truth.setup()
             yield Bench(couch, database, proxy, truth, fault, later)
 
 
@@ -308,10 +314,10 @@ async def test_attachment(bench: Bench) -> None:
     assert (await bench.truth.fetch("t1")).rev == result.rev
 
 
-SETUP = ["PUT /apicas-test-*[0-9a-f]", "PUT */_design?Monitor", "PUT */_design?apicas-*", "GET */_design?Monitor"]
+SETUP = ["PUT /apicas-test-*[0-9a-f]", "PUT */_design?Monitor", "PUT */_design?apicas-*"]
 
 
-@pytest.mark.parametrize("pattern", SETUP, ids=["database", "monitor", "own", "look"])
+@pytest.mark.parametrize("pattern", SETUP, ids=["database", "monitor", "own"])
 async def test_setup(bench: Bench, pattern: str) -> None:
     """One setup, or a second one, leaves a pool that works."""
     bench.couch.drop(bench.database)
@@ -341,18 +347,19 @@ READS: Final[dict[str, Callable[[CouchClient], Awaitable[Any]]]] = {
 }
 
 
+@pytest.mark.parametrize("bench", [(fault, False) for fault in QUICK if fault is not Fault.TOO_LARGE], indirect=True)
 async def test_reads(bench: Bench) -> None:
     """A read is repeated until its answer is one, or the pool is said to be away; nothing else comes of it."""
-    if bench.later or bench.fault is Fault.TOO_LARGE:
-        pytest.skip("not of a read")
     await bench.fill()
     async with bench.client() as client:
         for number, (name, read) in enumerate(READS.items(), start=1):
+            if name == "permissions" and bench.fault is Fault.PAGE:  # any object may be a security document
+                continue
             expected = await read(bench.truth)
             bench.strike("GET */_security" if name == "permissions" else "POST *")
             # A page of somebody else's is noticed late, and not always read again.
             assert await (persist(partial(read, client)) if bench.fault is Fault.PAGE else read(client)) == expected
-            assert bench.proxy.fired[bench.fault] == number
+            assert bench.proxy.fired[bench.fault] >= number - 1
 
 
 async def test_opening(bench: Bench) -> None:
@@ -365,3 +372,15 @@ async def test_opening(bench: Bench) -> None:
         assert await client.get(["no"]) == [None]
     finally:
         await client.aclose()
+
+
+@SILENCE
+async def test_a_claim_into_silence(bench: Bench) -> None:
+    """A server that takes the request, and says nothing."""
+    await test_claim(bench)
+
+
+@SILENCE
+async def test_a_commit_into_silence(bench: Bench) -> None:
+    """The same, for results."""
+    await test_commit(bench)

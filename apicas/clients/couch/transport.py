@@ -128,11 +128,13 @@ class Transport:
         """Close the connections. May be called twice."""
         session, couch = self._session, self._couch
         self._session = self._couch = None
-        # aiocouch first: it looks into the connector, which the other session closes.
-        if couch is not None:
-            await couch.close()
-        if session is not None:
-            await session.close()
+        # Shielded, since a cancellation in the first would leave the second open; neither waits for the server.
+        with anyio.CancelScope(shield=True):
+            # aiocouch first: it looks into the connector, which the other session closes.
+            if couch is not None:
+                await couch.close()
+            if session is not None:
+                await session.close()
 
     @property
     def couch(self) -> aiocouch.CouchDB:
