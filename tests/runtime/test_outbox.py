@@ -18,9 +18,10 @@ from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import ReplayReport, replay
 from apicas.exceptions import LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier
-from apicas.testing import FaultyClient, MemoryOutbox, unix_time, virtual_environment
+from apicas.testing import FaultyClient, MemoryOutbox, run_virtual, unix_time, virtual_environment
+from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token, TokenState, annex
-from tests.runtime.acting import acting, filled
+from tests.runtime.acting import FarClient, acting, filled
 from tests.runtime.virtual import LEASE, pilot, virtual
 
 
@@ -381,3 +382,69 @@ async def test_an_hour_without_the_pool() -> None:
         token = await client.fetch(f"t{n}")
         assert (token.state, token.generation, token.crashes) == (TokenState.DONE, 1, 0)
         assert "history" not in annex(token)
+
+
+@virtual
+async def test_steady_work_leaves_nothing_behind_meanwhile() -> None:
+    """What is written is forgotten while other outcomes go on coming."""
+    client, box = await filled(200), MemoryOutbox(delay=0.01)
+    most = 0
+
+    async def process(token: Token) -> None:
+        nonlocal most
+        await anyio.sleep(1.1 + int(token.id[1:]) / 1000)
+        most = max(most, len(box.waiting))
+
+    report = await acting(pilot(client, outbox=box), process).run(handle_signals=False, workers=20)
+    assert report.done == 200
+    assert 0 < most < 60
+    assert not box.waiting
+
+
+class Steps:
+    """Work of two steps, and what came of it."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+    async def __call__(self, token: Token) -> str:
+        self.begun.append(token.id)
+        await anyio.sleep(1.5)
+        self.ended.append(token.id)
+        return f"attempt {self.begun.count(token.id)}"
+
+
+MOMENTS = [*(0.25 * step for step in range(16)), *(1.5 + 0.005 * step for step in range(44))]
+"""Seconds: through the whole run, and closely after the first two tokens are worked."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_pilot_may_be_killed_at_any_moment(moment: float) -> None:
+    """Whatever was kept is not worked again; the one that comes to life again after an hour changes nothing."""
+
+    async def main() -> None:
+        far = FarClient(now=unix_time)
+        await far.upload([{"_id": f"t{n}"} for n in range(4)])
+        box, work = MemoryOutbox(delay=0.02), Steps()
+        group = virtual_loop().group("one")
+        first = acting(pilot(far, "one", outbox=box), work)
+        task = group.start(first.run(handle_signals=False, workers=2))
+        await anyio.sleep(moment)
+        group.pause()
+        kept = {entry.token for entry in box.waiting}
+        ended = {row.id for row in await far.rival().view("done")}
+        begun = len(work.begun)
+        second = acting(pilot(far, "two", outbox=box, environment=successor()), work)
+        await second.run(handle_signals=False, workers=2)
+        assert (await far.rival().counts())["done"] == 4
+        assert not (kept | ended) & set(work.begun[begun:]), "finished, and worked again"
+        assert not box.waiting
+        before = [(await far.fetch(f"t{n}")).document for n in range(4)]
+        await anyio.sleep(3600)
+        group.resume()
+        await task
+        assert [(await far.fetch(f"t{n}")).document for n in range(4)] == before
+        assert not box.waiting
+
+    run_virtual(main)
