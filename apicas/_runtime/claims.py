@@ -92,6 +92,8 @@ class Claimer:
         self._unwritable: set[str] = set()
         self.disowned = Disowned()
         """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
+        self.notice_split: Callable[[], None] = lambda: None
+        """Called when a token with several versions is seen: it cannot be claimed before it is healed."""
         self.backoff = Backoff(first=0.02, most=2.0)
 
     async def run_once(self, view: str, wanted: int) -> Claimed:
@@ -128,6 +130,7 @@ class Claimer:
                 claimed.listed -= 1  # its outcome is on the way, or it can't be claimed at all
             elif document.get("_conflicts"):  # its owner may be on the version that is not shown; healing frees it
                 self._note_later(claimed, now + self._times.sweep)
+                self.notice_split()
             elif may_claim(document, now):
                 found.documents.append(document)
             elif state_of(document) is TokenState.TODO:

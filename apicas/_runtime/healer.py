@@ -102,6 +102,11 @@ class Healer:
         self._survivors: dict[str, Watch] = {}
         self._one_at_a_time = anyio.Lock()
         self._away = False
+        self._noticed = anyio.Event()
+
+    def notice(self) -> None:
+        """Say that there is a token with several leaves: begin to heal where that was not to be expected."""
+        self._noticed.set()
 
     def watch_of(self, token_id: str) -> Watch | None:
         """What was seen of the leaf that is left of a token that was healed: how long it has been silent."""
@@ -197,7 +202,13 @@ class Healer:
         return True
 
     async def run(self) -> None:
-        """Heal for ever, at intervals; the first look comes at once."""
+        """Heal for ever, at intervals; the first look comes at once.
+
+        In a store with one copy of each document only the replication of databases makes several leaves. There it waits
+        until somebody has seen one.
+        """
+        if not self._client.replicated:
+            await self._noticed.wait()
         while True:
             try:
                 await self.run_once()

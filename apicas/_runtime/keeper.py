@@ -124,6 +124,7 @@ class Keeper:
         """Finished results that could not be written, and were left in the outbox."""
         self._committer = Committer(client, self._leases, self.environment, self._safe)
         self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
+        self.claimer.notice_split = self._healer.notice
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
         if outbox is not None:
             self._healer.aside = LostVersions(outbox, client.address, self.environment.owner, client.time)
@@ -144,8 +145,7 @@ class Keeper:
             self._leases.attach()
             group.start_soon(self._committer.run)
             group.start_soon(self._reaper.run)
-            if self.client.replicated:
-                group.start_soon(self._healer.run)
+            group.start_soon(self._healer.run)
             stack.push_async_callback(self._farewell)
             self._stack = stack.pop_all()
         return self

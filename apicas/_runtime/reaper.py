@@ -144,7 +144,9 @@ class Reaper:
         claim = claim_of(document)
         if before is not None and before.claim != claim:
             before = None  # claimed anew, by one who may have crashed since, or was never told that he owns it
-        if before is None and not others and self._healer is not None:
+        if others and self._healer is not None:
+            self._healer.notice()
+        elif before is None and self._healer is not None:
             before = self._healer.watch_of(token_id)
         revisions = " ".join([document["_rev"], *others])
         watch = look_again(before, revisions, self._environment.monotonic(), 2 * self._times.sweep)

@@ -22,8 +22,8 @@ EPILOG = """\b
 On a CouchDB cluster two writers may get at a token at the same moment, each on another node. The token then has
 several versions, of which the cluster shows one. Running pilots heal that by themselves: a token whose versions have
 not changed for the length of a lease keeps the one that is furthest in its life; the others are deleted, and results
-on them are kept aside (`apicas flush --list`). This command does the same, and needs as long. On other pools there is
-nothing to heal.
+on them are kept aside (`apicas flush --list`). This command does the same, and needs as long. Other pools have such
+tokens only where databases are replicated into each other.
 
 \b
 Without pilots nobody changes a version, and waiting is no use: --now. With pilots, --now may delete the version that

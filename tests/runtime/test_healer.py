@@ -11,7 +11,8 @@ import pytest
 from apicas._runtime import healer as healer_module
 from apicas._runtime.branches import MAX_DISOWNED, Disowned
 from apicas._runtime.healer import Healer, is_result
-from apicas.exceptions import LeaseLostError, PoolUnavailableError
+from apicas.exceptions import LeaseLostError, PoolUnavailableError, Release
+from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
 from apicas.policies import LeaseTimes
 from apicas.testing import ReplicatedClient, ReplicatedStore, unix_time, virtual_environment
@@ -482,6 +483,47 @@ async def test_a_shown_lock_is_not_reclaimed_before_healing() -> None:
                 await anyio.sleep(1)
         async with token:
             pass
+
+
+@pytest.mark.parametrize("state", [TokenState.TODO, TokenState.LOCKED])
+def test_a_pilot_heals_what_it_meets_in_a_store_with_one_copy(state: TokenState) -> None:
+    """There only the replication of databases makes several versions; nobody looks for them before one was seen."""
+
+    @virtual
+    async def run() -> None:
+        client = await made(ReplicatedStore(3), "t")
+        base = await fetch(client)
+        looks = 0
+
+        class Single(ReplicatedClient):
+            async def conflicted(self, limit: int | None = None) -> list[str]:
+                nonlocal looks
+                looks += 1
+                return await super().conflicted(limit)
+
+        one = Single(client.store, "one")
+        one.replicated = False
+        tokens = BasicViewIterator(one, environment=virtual_environment("one"))
+        async with tokens:
+            (token,) = await tokens.claim(1)
+            await anyio.sleep(3 * LEASE)
+            assert looks == 0
+            async with token:
+                raise Release
+        base = await fetch(client)
+        for digest in (FIRST, LAST):
+            plant(client.store, base if state is TokenState.TODO else locked(base, digest[:1]), digest)
+        worked = 0
+        tokens = BasicViewIterator(one, environment=virtual_environment("two"))
+        async with tokens:
+            async for token in tokens:
+                async with token:
+                    worked += 1
+        assert worked == 1
+        assert looks > 4
+        assert state_of(await only_leaf(client)) is TokenState.DONE
+
+    run()
 
 
 def test_only_so_many_claims_without_an_owner_are_remembered() -> None:
