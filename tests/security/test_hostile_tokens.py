@@ -200,7 +200,7 @@ async def test_a_field_of_fifty_megabytes_is_refused_and_harms_nobody_where_it_i
 ) -> None:
     async with opened(kind, request, tmp_path) as client:
         report = await client.upload([{"_id": "big", "input": "x" * MANY}, {"_id": "good0"}])
-        assert [(reject.id, reject.reason[:10]) for reject in report.rejects] == [("big", "50,000,223")]
+        assert [(reject.id, reject.reason[:7]) for reject in report.rejects] == [("big", "50,000,")]
         assert await plant(client, "big", body(f'"{"x" * MANY}"'), tmp_path)
         report = await work(client)
         assert await states(client) == {"big": "todo", "good0": "done"}
