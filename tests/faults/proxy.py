@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -154,6 +154,8 @@ class FaultProxy:
         self._behind = parts.hostname, parts.port or 80
         self.plan = plan
         self.seen: list[Exchange] = []
+        self.meanwhile: Callable[[Exchange], Awaitable[None]] | None = None
+        """Called with each request before it is passed on: a rival's chance."""
         self._delay = delay
         self._scripts: list[tuple[str, deque[Fault]]] = []
         self._port = 0
@@ -291,6 +293,8 @@ class FaultProxy:
 
     async def _forward(self, exchange: Exchange, head: Head, body: bytes, writer: asyncio.StreamWriter) -> bool:
         """Pass a request on, over a connection of its own, and give back the answer, or what is made of it."""
+        if self.meanwhile is not None:
+            await self.meanwhile(exchange)
         async with _connection(*self._behind) as (behind, to_behind):
             to_behind.write(head.with_headers(connection="close").encode() + body)
             await to_behind.drain()

@@ -27,7 +27,7 @@ from apicas.policies import Backoff
 from apicas.tokens import Token, annex, claim_of
 from apicas.views import monitor_design
 from tests.couchdb import SERVERS, Server, server
-from tests.faults.proxy import Fault, FaultProxy
+from tests.faults.proxy import Exchange, Fault, FaultProxy
 
 T = TypeVar("T")
 
@@ -384,3 +384,62 @@ async def test_a_claim_into_silence(bench: Bench) -> None:
 async def test_a_commit_into_silence(bench: Bench) -> None:
     """The same, for results."""
     await test_commit(bench)
+
+
+# Rivals. --------------------------------------------------------------------------------------------------------------
+
+CARRIED_OUT: Final = pytest.mark.parametrize("bench", [(Fault.DROP_AFTER, False)], indirect=True)
+
+
+def rival(bench: Bench, act: Callable[[], Awaitable[Any]]) -> None:
+    """Let somebody else write between a write whose answer got lost and the next request."""
+
+    async def meanwhile(_: Exchange) -> None:
+        if any(one.fault is bench.fault and one.status for one in bench.proxy.seen):
+            bench.proxy.meanwhile = None
+            await act()
+
+    bench.strike(WRITE)
+    bench.proxy.meanwhile = meanwhile
+
+
+@CARRIED_OUT
+async def test_an_upload_of_what_is_claimed_at_once(bench: Bench) -> None:
+    """Pilots wait for new tokens: by the time the upload looks they have changed, and are no strangers for that."""
+
+    async def claim() -> None:
+        for token in ("t0", "t1"):
+            await bench.truth.edit(token, lambda token: token.update(lock=1_700_000_000, input="changed"))
+
+    rival(bench, claim)
+    async with bench.client() as client:
+        report = await client.upload([{"_id": "t0", "input": 0}, {"_id": "t1"}, {"input": 2}])
+    assert bench.proxy.meanwhile is None
+    assert (report.uploaded, report.rejects) == (3, [])
+    assert len(await bench.documents()) == 3
+
+
+@CARRIED_OUT
+async def test_an_upload_of_an_id_that_is_taken(bench: Bench) -> None:
+    """A token that was there before is not taken for our own, though the answer got lost."""
+    await bench.fill()
+    bench.strike(WRITE)
+    async with bench.client() as client:
+        report = await client.upload([{"_id": "t0", "input": "another"}, {"_id": "new"}])
+    assert report.uploaded == 1
+    assert [(reject.id, reject.reason) for reject in report.rejects] == [("t0", "this id is in the pool already")]
+
+
+@CARRIED_OUT
+async def test_an_edit_that_is_edited_at_once(bench: Bench) -> None:
+    """Both changes are made once, though the first had no answer, and what is stored is not what it wrote."""
+    await bench.fill()
+
+    def change(token: Token) -> None:
+        token["count"] = token.get("count", 0) + 1
+
+    rival(bench, lambda: bench.truth.edit("t1", change))
+    async with bench.client() as client:
+        await client.edit("t1", change)
+    assert bench.proxy.meanwhile is None
+    assert (await bench.truth.fetch("t1"))["count"] == 2
