@@ -104,6 +104,8 @@ class History:
         self.listeners: list[Listener] = []
         self.meddled: dict[str, float] = {}
         """When one of the people last wrote a token; loop seconds, by id."""
+        self.kept: dict[tuple[str, str], float] = {}
+        """What was put into an outbox, by token and claim, and when; see `saw_kept`."""
         self.entries: list[_Entry] = []
         store.observers.append(self)
 
@@ -197,6 +199,17 @@ class History:
         execution.ended, execution.outcome = self.now(), outcome
         self.working.pop(execution, None)
         self.note(execution.pilot.name, f"ends {execution.token_id}: {outcome}")
+
+    def saw_kept(self, who: str, token_id: str, claim: str) -> None:
+        """Note that an outcome was put into an outbox: from now on it is not to be lost, whatever happens to its pilot.
+
+        Args:
+            who: the pilot.
+            token_id: the token.
+            claim: the claim under which it was worked.
+        """
+        self.kept.setdefault((token_id, claim), self.now())
+        self.note(who, f"keeps what came of {token_id}, claim {claim}")
 
     # What the store does. -------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ pilot that was stopped, cut off, or unlucky has a quarter of a lease from then o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,8 @@ class Invariants(Listener):
         self.violations: list[Violation] = []
         self._commits: dict[tuple[str, int], Write] = {}
         self._outcomes: dict[tuple[str, int], Any] = {}
+        self._settled: set[tuple[str, str]] = set()
+        """Tokens and claims of which some replica has had an outcome."""
         self._finals: dict[str, tuple[float, Revision]] = {}
         history.listeners.append(self)
 
@@ -176,7 +178,8 @@ class Invariants(Listener):
         if self._reaches_for(life) < SETTLES:
             return
         for execution in self.history.executions:
-            if execution.pilot is life and execution.outcome == "returned" and self._is_held(execution):
+            is_kept = (execution.token_id, execution.claim) in self.history.kept
+            if execution.pilot is life and execution.outcome == "returned" and not is_kept and self._is_held(execution):
                 self.violate("nothing lost", f"{life.name} ends, and {execution.token_id}, which it worked, is locked")
 
     def _is_held(self, execution: Execution) -> bool:
@@ -209,6 +212,7 @@ class Invariants(Listener):
     @override
     def stored(self, write: Write) -> None:
         before, after = write.revision.parent, write.revision
+        self._settled.add((after.id, annex(after.content).get("settled", "")))
         if after.deleted:
             if not self.history.store.all_leaves(after.id) and write.client not in self.history.people:
                 self.violate("nothing lost", f"{write.client} deletes the last version of {after.id}")
@@ -217,7 +221,9 @@ class Invariants(Listener):
             return
         self._check_counters(write, before, after)
         self._check_fence(write, before, after)
-        if before.state in _ENDED and annex(after.content).get("settled") != annex(before.content).get("settled"):
+        settled = annex(after.content).get("settled")
+        late = before.state is TokenState.ERROR and settled is not None and settled == taken_from(before.content)
+        if before.state in _ENDED and settled != annex(before.content).get("settled") and not late:
             self.violate("done stays", f"{write.client} writes over the {before.state} of {after.id}")
 
     def _check_counters(self, write: Write, before: Revision, after: Revision) -> None:
@@ -263,12 +269,16 @@ class Invariants(Listener):
 
     # The end. -------------------------------------------------------------------------------------------------------
 
-    def finish(self, ids: Iterable[str]) -> None:
+    def finish(self, ids: Iterable[str], aside: Collection[tuple[str, str]] = ()) -> None:
         """Check what must hold once faults have ended, all pilots are through, and replicas agree.
 
         Args:
             ids: of the tokens that were uploaded.
+            aside: tokens and claims whose outcomes an outbox has among those that are lost: somebody else was quicker.
         """
+        for token_id, claim in self.history.kept:
+            if (token_id, claim) not in self._settled and (token_id, claim) not in aside:
+                self.violate("nothing lost", f"what was kept of {token_id}, claim {claim}, is neither written nor aside")
         for identifier in ids:
             leaves = self.history.store.all_leaves(identifier)
             if not leaves:

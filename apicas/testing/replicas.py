@@ -11,7 +11,6 @@ run_virtual(main)
 
 from __future__ import annotations
 
-import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,9 +30,9 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
-from apicas.exceptions import PoolUnavailableError, TokenNotFoundError
+from apicas.exceptions import TokenNotFoundError
 from apicas.testing.revisions import Files, Replica, Revision, key_range, live, make_revision
-from apicas.testing.store import ReplicatedStore, Reply, Write
+from apicas.testing.store import Call, ReplicatedStore, Reply, SilenceError, Write
 from apicas.tokens import TokenState
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View, full_name
 
@@ -62,7 +61,7 @@ class ReplicatedClient(PoolClient):
     @property
     @override
     def address(self) -> str:
-        return f"simulated:{self.name}"
+        return "simulated://pool"
 
     @override
     def time(self) -> float:
@@ -96,14 +95,12 @@ class ReplicatedClient(PoolClient):
         Raises:
             PoolUnavailableError: none came in time, or the connection was refused.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self.store.send(self.name, self.home, serve, future)
-        timer = loop.call_later(self.store.latency.client_timeout, _give_up, future, self.address)
+        call = Call(self.name, self.home, serve, self.store.latency.client_timeout)
+        self.store.send(call)
         try:
-            return await future
+            return await call.future
         finally:
-            timer.cancel()
+            call.close()
 
     # Reading. -------------------------------------------------------------------------------------------------------
 
@@ -206,7 +203,7 @@ class ReplicatedClient(PoolClient):
 
         try:
             rows = await self._ask(serve)
-        except _SilenceError as error:
+        except SilenceError as error:
             return [SaveResult(SaveStatus.UNKNOWN, reason=str(error))] * len(makers)
         return [
             SaveResult(status, rev if status is SaveStatus.WRITTEN else None, reason) for status, rev, reason in rows
@@ -312,15 +309,6 @@ class ReplicatedClient(PoolClient):
                 seen = seq
                 yield StoredChange(str(seq), identifier, rev, deleted)
             await anyio.sleep(_CHANGES_POLL)
-
-
-class _SilenceError(PoolUnavailableError):
-    """No answer came: what was asked may have happened."""
-
-
-def _give_up(future: asyncio.Future[Any], address: str) -> None:
-    if not future.done():
-        future.set_exception(_SilenceError(f"{address} does not answer"))
 
 
 def _shown(leaves: Sequence[Revision]) -> Document | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
@@ -91,6 +91,47 @@ class Gathering:
     over: bool = False
 
 
+class Call:
+    """A request on its way, as its client knows it.
+
+    Args:
+        name: of the client.
+        home: the replica that it goes to.
+        serve: what is done there.
+        patience: seconds that the client waits.
+    """
+
+    def __init__(self, name: str, home: int, serve: Callable[[Reply], None], patience: float) -> None:
+        self.name = name
+        self.home = home
+        self.serve = serve
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._until = loop.time() + patience
+        self._context = copy_context()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expire(self) -> None:
+        """Have the client give up when its patience is over; only set where an answer may fail to come."""
+        if self._timer is None and not self.future.done():
+            loop = asyncio.get_running_loop()
+            # In the client's own process, which may be stopped by then.
+            self._timer = loop.call_at(self._until, self._give_up, context=self._context.copy())
+
+    def _give_up(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(SilenceError(f"replica {self.home} does not answer"))
+
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class SilenceError(PoolUnavailableError):
+    """No answer came: what was asked may have happened."""
+
+
 class ReplicatedStore:
     """The store: its replicas, the network around them, and what is wrong with it.
 
@@ -127,6 +168,8 @@ class ReplicatedStore:
         self._context = Context()
         self._spreading: set[str] = set()
         self._jitter = self.rng.random
+        slowest = self.latency.quorum_timeout + 10 * (self.latency.leg + self.latency.hop)
+        self._impatient = slowest > self.latency.client_timeout
 
     # The network. ---------------------------------------------------------------------------------------------------
 
@@ -162,56 +205,66 @@ class ReplicatedStore:
     def _up_around(self, home: int) -> list[int]:
         return [n for n in range(len(self.replicas)) if self._is_up(n) and self.reaches(home, n)]
 
-    def send(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
+    def send(self, call: Call) -> None:
         """Send a request to a replica; its answer, if one arrives, becomes the future's result.
 
         Raises:
             PoolUnavailableError: the connection is refused.
         """
+        name, home = call.name, call.home
         if home in self.away or name in self.away:
             self.trouble(name, "refused")
             raise PoolUnavailableError(f"replica {home} refuses the connection")
         mishaps = self.mishaps.get(name)
         delay = 0.0
         copies = 1
+        if self._impatient:
+            call.expire()
         if mishaps is not None:
             if self._strikes(mishaps.lost_requests):
                 self.trouble(name, "lost request", alone=True)
+                call.expire()
                 return
             if self._strikes(mishaps.duplicates):
                 self.fired["duplicate"] += 1
                 copies = 2
             if self._strikes(mishaps.delays):
                 self.trouble(name, "delay", alone=True)
+                call.expire()
                 delay = mishaps.longest_delay * self._jitter()
         for copy in range(copies):
-            self.later(self.latency.leg + delay + copy * 0.5, self._arrive, name, home, serve, future)
+            self.later(self.latency.leg + delay + copy * 0.5, self._arrive, call)
 
     def _strikes(self, probability: float) -> bool:
         return bool(probability) and self._jitter() < probability
 
-    def _arrive(self, name: str, home: int, serve: Callable[[Reply], None], future: asyncio.Future[Any]) -> None:
+    def _arrive(self, call: Call) -> None:
+        name, home = call.name, call.home
         if not self.reaches(name, home) or home in self.away:
             self.trouble(name, "cut", alone=True)
+            call.expire()
             return
         replica = self.replicas[home]
         if replica.paused:
             self.trouble(name, "replica paused")
-            replica.inbox.append((self._arrive, name, home, serve, future))
+            call.expire()
+            replica.inbox.append((self._arrive, call))
             return
+        call.serve(lambda answer: self._answer(call, answer))
 
-        def reply(answer: Any) -> None:
-            mishaps = self.mishaps.get(name)
-            if mishaps is not None and self._strikes(mishaps.lost_answers):
-                self.trouble(name, "lost answer", alone=True)
-                return
-            self.later(self.latency.leg, self._come_back, name, home, future, answer)
+    def _answer(self, call: Call, answer: Any) -> None:
+        mishaps = self.mishaps.get(call.name)
+        if mishaps is not None and self._strikes(mishaps.lost_answers):
+            self.trouble(call.name, "lost answer", alone=True)
+            call.expire()
+        else:
+            self.later(self.latency.leg, self._come_back, call, answer)
 
-        serve(reply)
-
-    def _come_back(self, name: str, home: int, future: asyncio.Future[Any], answer: Any) -> None:
-        if not self.reaches(name, home):
-            self.trouble(name, "cut", alone=True)
+    def _come_back(self, call: Call, answer: Any) -> None:
+        future = call.future
+        if not self.reaches(call.name, call.home):
+            self.trouble(call.name, "cut", alone=True)
+            call.expire()
         elif not future.done():
             if isinstance(answer, Exception):
                 future.set_exception(answer)

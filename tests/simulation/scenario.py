@@ -93,7 +93,7 @@ class Plan:
 
 PILOT_FAULTS = (
     "crash", "crash known", "crash at write", "pause", "pause", "pause at write", "cut", "cut", "lost requests",
-    "lost answers", "duplicates", "delays", "clock", "drain",
+    "lost answers", "duplicates", "delays", "clock", "drain", "disk full",
 )  # fmt: skip
 REPLICA_FAULTS = ("pause replica", "stop replica", "split replica", "replica clock")
 TOKEN_FAULTS = ("edit", "reset", "picas")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import anyio
 
 import apicas
+from apicas._runtime.aside import LostVersions
+from apicas._runtime.entries import Entry
 from apicas._runtime.healer import Healer
 from apicas._runtime.hooks import Work
 from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.replay import replay
 from apicas.exceptions import ApicasError, PoolError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
@@ -25,6 +29,7 @@ from apicas.testing import (
     History,
     Invariants,
     Latency,
+    MemoryOutbox,
     Mishaps,
     ReplicatedClient,
     ReplicatedStore,
@@ -67,6 +72,19 @@ class _Running:
     drained: bool = False
 
 
+class _WatchedOutbox(MemoryOutbox):
+    """The disk that all pilots share; what is put on it is seen."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(delay=0.01)
+        self._history = history
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        await super().put(entries)
+        for entry in entries:
+            self._history.saw_kept(entry.pilot, entry.token, entry.claim)
+
+
 @dataclass
 class World:
     """One run of one plan."""
@@ -95,6 +113,7 @@ class World:
         self.store.observers.append(self)
         self.history.people |= {"person", "picas"}
         self.rules = Invariants(self.history)
+        self.box = _WatchedOutbox(self.history)
         self.tokens = {token.id: token for token in self.plan.tokens}
 
     # The course of things. ------------------------------------------------------------------------------------------
@@ -117,7 +136,7 @@ class World:
         await self._wait()
         await self._heal()
         await anyio.sleep(2.0)
-        self.rules.finish(self.tokens)
+        self.rules.finish(self.tokens, {(entry.token, entry.claim) for entry in self.box.aside})
         self._check_edits()
         seconds = loop.time()
         lines = self.history.lines()
@@ -128,6 +147,7 @@ class World:
         """End all faults; a person resets what PiCaS left, and pushes what could not be pushed."""
         self.mended = True
         self.armed.clear()
+        self.box.failure = None
         for task in self.deeds:
             task.cancel()
         self.store.cut.clear()
@@ -176,12 +196,14 @@ class World:
                 self.rules.violate("every run ends", f"{waiting[task]} ended by {error!r}")
 
     async def _heal(self) -> None:
-        """Heal what no pilot stayed long enough to heal, under the same rules."""
+        """Heal what no pilot stayed long enough to heal, under the same rules, and write what waits in the outbox."""
         client = ReplicatedClient(self.store, "healer")
         times = LeaseTimes(lease=LEASE)
         healer = Healer(client, times, virtual_environment("healer", seed=self.plan.seed))
+        healer.aside = LostVersions(self.box, client.address, virtual_environment("healer").owner, client.time)
         for _ in range(20):
-            if not (await healer.run_once()).conflicted:
+            conflicted = (await healer.run_once()).conflicted
+            if not conflicted and not (await replay(client, self.box)).waiting:
                 return
             await anyio.sleep(times.sweep)
 
@@ -216,7 +238,12 @@ class World:
         process = self.history.watched(plan.name, self._process)
         while True:
             iterator = BasicViewIterator(
-                client, BasicTokenModifier(), environment=environment, lock_timeout=plan.lease, max_scrub=2
+                client,
+                BasicTokenModifier(),
+                environment=environment,
+                lock_timeout=plan.lease,
+                max_scrub=2,
+                outbox=self.box,
             )
             options = RunOptions(workers=plan.workers, grace=LEASE / 4)
             running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
@@ -231,7 +258,7 @@ class World:
                 self.history.note(plan.name, f"ends: {report}; {report.reason}")
                 if self.mended or running.drained:
                     return
-            await anyio.sleep(LEASE / 4)
+            await anyio.sleep(LEASE * 0.75)
 
     async def _process(self, token: Token) -> Any:
         number = self.tries[token.id]
@@ -364,6 +391,11 @@ class World:
         running.drained = True
         running.group.call(running.pilot.drain, "told to")
 
+    def fill_disk(self, fault: Fault) -> None:
+        self._fired(fault)
+        self.box.failure = errno.ENOSPC
+        self._later(fault.seconds, setattr, self.box, "failure", None)
+
     def arm(self, fault: Fault) -> None:
         """Strike a pilot at its next write."""
         if self._lives(fault.target) is not None:
@@ -432,6 +464,7 @@ _STRIKES: dict[str, Callable[[World, Fault], None]] = {
     "delays": partial(World.mishap, name="delays"),
     "clock": World.clock,
     "drain": World.drain,
+    "disk full": World.fill_disk,
     "pause replica": World.pause_replica,
     "stop replica": World.stop_replica,
     "split replica": World.split,
