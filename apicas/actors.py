@@ -205,7 +205,7 @@ async def run(
         work: a function of the token, async or plain; or a RunActor class, which is called with the iterator.
         pool: the pool's address, or an open client.
         options: as for RunActor.run; `view`, and `endless=True` to wait for work for ever; and how tokens are kept:
-            lock_timeout, foreign_lock_timeout, max_crashes, linger.
+            lock_timeout, foreign_lock_timeout, max_crashes, linger, outbox.
 
     Returns:
         What was done.

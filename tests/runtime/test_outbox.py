@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 import apicas
 from apicas._documents import Document
 from apicas._runtime.environment import Environment
 from apicas._runtime.hooks import Work
+from apicas._runtime.outbox import DiskOutbox
 from apicas._runtime.outcomes import Returned
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import ReplayReport, replay
-from apicas.exceptions import LeaseLostError, PoolUnavailableError
+from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier
 from apicas.testing import FaultyClient, MemoryOutbox, run_virtual, unix_time, virtual_environment
 from apicas.testing.virtual import virtual_loop
@@ -30,15 +33,21 @@ def successor(name: str = "two") -> Environment:
     return virtual_environment(name, gone=lambda _document: True)
 
 
-async def finish(client: FaultyClient, box: MemoryOutbox, seconds: float = 2.0, **keywords: Any) -> apicas.Report:
+async def finish(
+    client: FaultyClient,
+    box: MemoryOutbox,
+    seconds: float = 2.0,
+    environment: Environment | None = None,
+    **options: Any,
+) -> apicas.Report:
     """Work the pool's tokens with one pilot, each for so long."""
 
     async def process(token: Token) -> str:
         await anyio.sleep(seconds)
         return "worked"
 
-    iterator = pilot(client, outbox=box, farewell=1.0, **keywords)
-    return await acting(iterator, process).run(handle_signals=False)
+    iterator = pilot(client, outbox=box, farewell=1.0, environment=environment)
+    return await acting(iterator, process).run(handle_signals=False, **options)
 
 
 async def cut_off(client: FaultyClient, box: MemoryOutbox, number: int = 1, output: Any = "late") -> list[Token]:
@@ -448,3 +457,56 @@ def test_a_pilot_may_be_killed_at_any_moment(moment: float) -> None:
         assert not box.waiting
 
     run_virtual(main)
+
+
+class LocalClient(FaultyClient):
+    """A pool that says that it is a SQLite file."""
+
+    @property
+    @override
+    def address(self) -> str:
+        return "sqlite:///pool.db"
+
+    @override
+    def fork(self) -> LocalClient:
+        fork = LocalClient(self.faults, now=self._now)
+        fork._pool = self._pool
+        return fork
+
+
+@virtual
+async def test_a_commit_to_a_file_here_needs_no_second_write_to_the_disk() -> None:
+    """Until it fails."""
+    client, box = LocalClient(now=unix_time), MemoryOutbox()
+    await client.upload([{"_id": f"t{n}"} for n in range(3)])
+    assert (await finish(client, box, max_tokens=2, workers=1)).done == 2
+    assert "put" not in box.calls
+    await cut_off(client, box)
+    assert [entry.ending for entry in box.waiting] == ["done"]
+
+
+@virtual
+async def test_in_virtual_time_a_directory_does_as_well(tmp_path: Path) -> None:
+    """The clock stands still while the disk works."""
+    client = await filled(3)
+    async with pilot(client, outbox=tmp_path, farewell=1.0) as mine:
+        for token in await mine.claim(2):
+            await anyio.sleep(2)
+            client.faults.away = token.id == "t1"
+            mine.keeper.give_back(token, Returned("late"))
+            await anyio.sleep(1)
+    client.faults.away = False
+    async with pilot(client, "two", outbox=tmp_path, environment=successor("two")):
+        await anyio.sleep(1)
+        assert (await client.counts())["done"] == 2
+    assert await DiskOutbox(tmp_path, client.address).names() == []
+
+
+@virtual
+async def test_a_directory_of_ones_own_that_cannot_be_used_ends_the_pilot_at_the_start(tmp_path: Path) -> None:
+    """Before anything is claimed."""
+    client = await filled(1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        await acting(pilot(client, outbox=tmp_path / "file"), Steps()).run(handle_signals=False)
+    assert (await client.counts())["todo"] == 1
