@@ -20,8 +20,12 @@ FIRST: Final = 0.2
 """The share of tokens after which faults begin: what comes before shows the speed without them."""
 LAST: Final = 0.7
 """The share after which none begins: what comes then shows the speed afterwards."""
-STOP_LEASES: Final = 1.6
-"""How long a pilot is stopped, in leases: the others take its tokens in the meantime."""
+STOP_LEASES: Final = 2.5
+"""How long a pilot is stopped, in leases: the others take its tokens within two leases and a sweep."""
+STORM_LEASES: Final = 1.6
+"""The same where it has to be quick: after a lease and a sweep, if no look at the locks comes late."""
+AWAY_LEASES: Final = 1.6
+"""How long a server or the way to it is away once, in leases: nobody may take anything."""
 OUTAGE: Final = 3.0
 """Seconds for which a killed server stays away."""
 
@@ -141,7 +145,7 @@ async def storm(field: Field) -> None:
     victims = field.crew.choose(3)
     async with field.fault("SIGSTOP"), asyncio.TaskGroup() as group:
         for victim in victims[:1]:
-            group.create_task(field.crew.stop(victim, STOP_LEASES * field.lease))
+            group.create_task(field.crew.stop(victim, STORM_LEASES * field.lease))
         for victim in victims[1:2]:
             async with field.fault("SIGKILL"):
                 field.crew.kill(victim)
@@ -168,7 +172,7 @@ async def hang(field: Field) -> None:
     """SIGSTOP the server for a while, once for longer than the lease, then SIGCONT."""
     if field.server is None:
         raise RuntimeError("no server to stop")
-    for share, seconds in ((FIRST, OUTAGE), ((FIRST + LAST) / 2, STOP_LEASES * field.lease)):
+    for share, seconds in ((FIRST, OUTAGE), ((FIRST + LAST) / 2, AWAY_LEASES * field.lease)):
         await field.until(share)
         async with field.fault("server hangs"):
             field.server.signal(signal.SIGSTOP)
@@ -183,7 +187,7 @@ async def cut(field: Field) -> None:
     if field.relay is None:
         raise RuntimeError("no relay to cut")
     await field.until(FIRST)
-    lengths = [STOP_LEASES * field.lease]
+    lengths = [AWAY_LEASES * field.lease]
     while field.progress < LAST:
         seconds = lengths.pop() if lengths else field.rng.uniform(0, OUTAGE)
         async with field.fault("cut"):

@@ -38,6 +38,8 @@ class Findings:
     beside_picas: int = 0
     """Tokens that an apicas and a PiCaS pilot, or two PiCaS pilots, worked at one time."""
     unexplained: list[str] = field(default_factory=list)
+    stale: int = 0
+    """Executions that began on a claim which others had taken away: by a pilot that had been stopped, and woke up."""
     orphans: int = 0
     """Executions that went on after their pilot had been killed."""
 
@@ -68,6 +70,21 @@ def judge(
             _count_duplicates(attempts, unwritten, lives, lease, findings)
             _count_overlaps(attempts, lives, lease, findings)
     return findings
+
+
+def count_stale(executions: Iterable[Execution], reclaims: Iterable[tuple[float, str]]) -> int:
+    """How many executions began on a claim that had been taken away.
+
+    A claim counts one generation on, and so does a reclaim: after n reclaims no claim has a generation below 2n + 1.
+    """
+    by_token: defaultdict[str, list[float]] = defaultdict(list)
+    for at, token in reclaims:
+        by_token[token].append(at)
+    return sum(
+        execution.generation < 2 * sum(at < execution.begun for at in by_token[execution.token]) + 1
+        for execution in executions
+        if execution.token in by_token
+    )
 
 
 def _count_duplicates(
@@ -103,7 +120,7 @@ def explain(execution: Execution, life: Life, lease: float) -> str:
     if _stop_in(execution, life, lease) is not None:
         return "stopped"
     if execution.error:
-        return "handed back"
+        return "killed itself" if execution.error == "ProcessLookupError" else "handed back"
     if execution.ended is None:
         return "killed"
     due = execution.ended + WRITTEN_WITHIN

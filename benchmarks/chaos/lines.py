@@ -5,7 +5,7 @@ takes nothing back. Times are monotonic seconds, which all processes of a machin
 
     B  time  execution  token  generation  claim  process     an execution began
     E  time  execution                                        it came to its end
-    X  time  execution  error                                 it was cut, or raised
+    X  time  execution  error                                 it was cut, or raised, or kills itself
     C  time  ending                                           a token left the pilot: done, failed, released, lost
     R  time  token                                            the pilot reclaimed a token
 """

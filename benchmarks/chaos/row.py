@@ -171,6 +171,8 @@ def _speed_after(field: Field) -> float | None:
 
 def _note(name: str, outcome: Outcome, findings: Findings) -> str:
     notes = [outcome.disk] if outcome.disk else []
+    if findings.stale:
+        notes.append(f"{findings.stale} begun on a claim that had been taken away")
     if findings.orphans:
         notes.append(f"{findings.orphans} executions outlived their pilot")
     if outcome.audit.overwritten_by_picas:

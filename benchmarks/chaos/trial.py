@@ -18,7 +18,7 @@ from benchmarks.chaos import disks
 from benchmarks.chaos.audit import Audit
 from benchmarks.chaos.couch import Address
 from benchmarks.chaos.faults import SCRIPTS, Disk, Field
-from benchmarks.chaos.judging import judge
+from benchmarks.chaos.judging import count_stale, judge
 from benchmarks.chaos.ledger import Ledger
 from benchmarks.chaos.pilots import Crew, CrewOptions
 from benchmarks.chaos.relay import Relay
@@ -131,6 +131,8 @@ async def run_row(name: str, store: Store, options: Options, directory: Path) ->
         outcome = await _look(name, pool, ledger, crew, options)
     outcome = replace(outcome, left_behind=left_behind, in_time=in_time, seconds=ended - begun)
     findings = judge(ledger.executions.values(), crew.lives, options.lease, outcome.audit.committed)
+    ours = [one for one in ledger.executions.values() if not crew.lives[one.pilot].is_picas]
+    findings.stale = count_stale(ours, ledger.reclaims)
     return measure(name, store.name, field, findings, outcome)
 
 

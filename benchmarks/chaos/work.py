@@ -29,6 +29,9 @@ class Work(apicas.RunActor):
         execution = lines().begin(token.id, token.generation, claim_of(token.document))
         try:
             await _work(token.input)
+            if token.input.get("die"):  # as when the kernel is out of memory and chooses this process
+                lines().cut(execution, ProcessLookupError())
+                os.kill(os.getpid(), signal.SIGKILL)
         except BaseException as error:
             lines().cut(execution, error)
             raise
@@ -43,5 +46,3 @@ async def _work(order: dict[str, float]) -> None:
         eaten = []
         while True:
             eaten.append(bytearray(_PIECE))
-    if order.get("die"):  # as when the kernel is out of memory and chooses this process
-        os.kill(os.getpid(), signal.SIGKILL)

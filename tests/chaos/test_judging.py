@@ -10,7 +10,7 @@ import pytest
 
 import apicas
 from benchmarks.chaos.audit import Audit, Write, judge_writes, sqlite_writes, watch_sqlite
-from benchmarks.chaos.judging import Findings, judge
+from benchmarks.chaos.judging import Findings, count_stale, judge
 from benchmarks.chaos.ledger import Execution, Ledger, Life
 from benchmarks.chaos.lines import Lines
 from benchmarks.chaos.relay import Relay
@@ -88,6 +88,12 @@ def test_what_picas_does_is_put_down_to_picas() -> None:
     findings = judged(attempts, life("a"), life("picas0"))
     assert (findings.duplicates, findings.duplicates_by_picas) == (0, 1)
     assert (findings.at_once, findings.beside_picas) == ([], 1)
+
+
+def test_what_begins_on_a_claim_that_was_taken_away_is_counted() -> None:
+    """Reclaimed at 10, so generation 1 is over; the next claim has generation 3."""
+    executions = [execution("a", 0, None), execution("a", 31, 33), execution("b", 20, 21, generation=3)]
+    assert count_stale(executions, [(10.0, "t"), (10.0, "u")]) == 1
 
 
 @pytest.mark.parametrize(
