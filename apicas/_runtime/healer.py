@@ -22,7 +22,7 @@ from apicas._runtime.branches import Disowned
 from apicas._runtime.environment import Environment
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError
-from apicas.policies import LeaseTimes, Watch, heal_order, jittered, lease_of, look_again
+from apicas.policies import LEASE_FIELDS, LeaseTimes, Watch, heal_order, jittered, lease_of, look_again
 from apicas.tokens import TokenState, state_of
 
 log = logging.getLogger("apicas.healer")
@@ -189,11 +189,10 @@ class Healer:
     async def _keep_results(self, split: _Split, healing: Healing) -> bool:
         """Keep aside what work came out with on the leaves that go; False where that fails."""
         for leaf in split.others:
-            if not is_result(leaf, split.keep):
+            if self.aside is None or not is_result(leaf, split.keep):
                 continue
             try:
-                if self.aside is not None:
-                    await self.aside.keep(leaf)
+                await self.aside.keep(leaf)
             except (OSError, ConfigError) as error:
                 log.error("token %s is not healed: a result cannot be kept aside: %s", leaf["_id"], error)  # noqa: TRY400
                 return False
@@ -222,7 +221,23 @@ class Healer:
 
 
 def is_result(leaf: Mapping[str, Any], keep: Mapping[str, Any]) -> bool:
-    """Whether a leaf says something about work that the one that is kept does not: an end, an output, an error."""
-    if state_of(leaf) in {TokenState.DONE, TokenState.ERROR}:
-        return True
+    """Whether a leaf says something about work that the one that is kept does not: an end, an output, an error.
+
+    A beat that a minority took may split a token's own branch, and its outcome is then on both: that is one result.
+    """
+    state = state_of(leaf)
+    if state in {TokenState.DONE, TokenState.ERROR}:
+        return state is not state_of(keep) or _content(leaf) != _content(keep)
     return any(leaf.get(name) and leaf.get(name) != keep.get(name) for name in ("output", "error", "uploads"))
+
+
+_OF_LEASES: Final = frozenset({"_rev", "_conflicts", "apicas", "done", *LEASE_FIELDS})
+
+
+def _content(leaf: Mapping[str, Any]) -> dict[str, Any]:
+    """A token without what leases write into it; of attachments their digests."""
+    content = {name: value for name, value in leaf.items() if name not in _OF_LEASES}
+    attachments = content.pop("_attachments", None)
+    if isinstance(attachments, Mapping):
+        content["_attachments"] = {name: (stub.get("digest"), stub.get("length")) for name, stub in attachments.items()}
+    return content

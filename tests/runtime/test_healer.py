@@ -288,6 +288,32 @@ def test_a_lock_is_no_result() -> None:
     assert not is_result(base, {**base, "output": 1})
 
 
+def test_one_outcome_on_two_branches_is_one_result() -> None:
+    """A beat that a minority took splits a token's own branch; nothing is lost with either end of it."""
+    one = {
+        "_id": "t",
+        "_rev": "3-a",
+        "type": "token",
+        "lock": 5,
+        "done": 6,
+        "exit_code": 0,
+        "output": 1,
+        "mine": [1],
+        "_attachments": {"log": {"stub": True, "revpos": 3, "digest": "md5-x", "length": 5}},
+    }
+    other = {
+        **one,
+        "_rev": "4-b",
+        "apicas": {"generation": 1},
+        "_attachments": {"log": {"stub": True, "revpos": 4, "digest": "md5-x", "length": 5}},
+    }
+    assert not is_result(one, other)
+    assert is_result(one, {**other, "mine": [2]})
+    assert is_result(one, {**other, "exit_code": 1})
+    assert is_result(one, {**other, "_attachments": {"log": {"stub": True, "digest": "md5-y", "length": 5}}})
+    assert is_result(one, {key: value for key, value in other.items() if key != "_attachments"})
+
+
 # Pilots. --------------------------------------------------------------------------------------------------------------
 
 
