@@ -337,6 +337,31 @@ async def test_a_claim_that_nobody_owns_comes_back_uncharged() -> None:
 
 
 @virtual
+async def test_a_claim_of_ours_that_a_minority_took_is_not_ours_and_comes_back_uncharged() -> None:
+    """Also where it ends up as the only version: never started, never beaten, left to go stale."""
+    client = await made(ReplicatedStore(3), "t")
+    start, handed_out = unix_time(), []
+
+    async def mend() -> None:
+        await anyio.sleep(5)
+        client.store.cut.clear()
+        client.store.mend()
+
+    async with member(client.store, "one") as tokens, anyio.create_task_group() as group:
+        client.store.cut |= {(0, 1), (0, 2)}
+        group.start_soon(mend)
+        async for token in tokens:
+            handed_out.append((unix_time() - start, token.generation))
+            async with token:
+                pass
+    # A lease of silence; then its second claim, since the first and its end count as well.
+    ((waited, generation),) = handed_out
+    assert LEASE <= waited < 2 * LEASE
+    assert generation == 3
+    assert not is_suspect(await only_leaf(client))
+
+
+@virtual
 async def test_an_owner_whose_version_is_not_shown_keeps_its_token() -> None:
     """Beats and the commit go to its own branch; nobody heals, reclaims or claims it while it lives."""
     client = await made(ReplicatedStore(3), "t")
