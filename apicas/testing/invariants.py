@@ -2,12 +2,12 @@
 
 | invariant | what is checked |
 |---|---|
-| one live owner | no token is worked by two pilots while both reach the store; none is taken from a pilot that reaches it |
+| one live owner | no token is worked by two pilots while both reach the store, or taken from one that reaches it |
 | stands down | who lost a token, and reaches the store, stops its work within half a lease |
 | one commit | in one generation one outcome is written, by one claim |
 | fence | who ends a claim, or beats it, writes over that claim; who claims, claims what is in todo |
 | done stays | an outcome is not written over, except by a person |
-| nothing lost | a token exists at all times, and ends; what was worked to its end is in the token, unless it was taken |
+| nothing lost | a token exists at all times, and ends; a finished result is in the token, unless that was taken |
 | counters grow | generation, scrub_count, crashes and releases never fall, except by a person's reset |
 | releases are free | handing a token back charges it with nothing |
 | every run ends | a pilot ends in time, and not by an error of its own |
@@ -241,9 +241,9 @@ class Invariants(Listener):
         settled = annex(after.content).get("settled")
         if claim is not None and claim != held and before.state is not TokenState.TODO:
             self.violate("fence", f"{write.client} claims {after.id}, which is {before.state}")
-        elif claim is None and settled is not None and settled != annex(before.content).get("settled"):
-            if settled not in {held, taken_from(before.content)}:
-                self.violate("fence", f"{write.client} ends claim {settled} of {after.id}, which {held} holds")
+        ends = settled is not None and settled != annex(before.content).get("settled")
+        if ends and settled not in {held, taken_from(before.content)}:
+            self.violate("fence", f"{write.client} ends claim {settled} of {after.id}, which {held} holds")
 
     @override
     def decided(self, write: Write) -> None:
@@ -278,7 +278,7 @@ class Invariants(Listener):
         """
         for token_id, claim in self.history.kept:
             if (token_id, claim) not in self._settled and (token_id, claim) not in aside:
-                self.violate("nothing lost", f"what was kept of {token_id}, claim {claim}, is neither written nor aside")
+                self.violate("nothing lost", f"what was kept of {token_id} under {claim} is neither written nor aside")
         for identifier in ids:
             leaves = self.history.store.all_leaves(identifier)
             if not leaves:

@@ -286,7 +286,7 @@ class ReplicatedStore:
 
     def mend(self) -> None:
         """Have the replicas tell each other again what they know; after a partition has ended."""
-        for identifier in {identifier for replica in self.replicas for identifier in replica.leaves}:
+        for identifier in sorted({identifier for replica in self.replicas for identifier in replica.leaves}):
             self._spread_later(identifier)
 
     # Writing. -------------------------------------------------------------------------------------------------------

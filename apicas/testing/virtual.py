@@ -54,7 +54,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     @override
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._looks += 1
-        # Nothing comes from outside but from threads and sockets; where callbacks are ready, a look now and then will do.
+        # Nothing comes from outside but from threads and sockets; where callbacks are ready, a look now and then does.
         if (timeout != 0 or not self._looks % 64) and (
             len(self.get_map()) > 1 or threading.active_count() > len(self._known)
         ):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from apicas import policies
 from apicas._runtime import claims, committer, healer, heartbeat, reaper
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
@@ -115,7 +116,7 @@ def _trusting_clocks() -> Patches:
 
 
 def _stubborn_watch() -> Patches:
-    look_again, sweep = reaper.look_again, reaper.Reaper._sweep
+    look_again, sweep = policies.look_again, reaper.Reaper._sweep
 
     async def keeping(self: Any) -> Any:
         watches = dict(self._watches)

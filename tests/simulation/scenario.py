@@ -69,17 +69,17 @@ class Plan:
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
-        lines = [
-            f"seed {self.seed}: {self.replicas} replica{'s' * (self.replicas > 1)}, hops of {self.hop:g} s, "
-            f"spreading in {self.spread:g} s"
-        ]
+        many = "replica" if self.replicas == 1 else "replicas"
+        times = f"{self.hop:g} s from one to the next, {self.spread:g} s until they agree"
+        lines = [f"seed {self.seed}: {self.replicas} {many}; {times}"]
         lines += [
             f"  token {token.id}, at {token.at:g} s: "
-            + ", then ".join(f"{a.kind} after {a.seconds:g} s" for a in token.attempts)
+            + ", then ".join(f"{attempt.kind} after {attempt.seconds:g} s" for attempt in token.attempts)
             for token in self.tokens
         ]
         lines += [
-            f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}, lease {pilot.lease:g} s"
+            f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}, lease "
+            f"{pilot.lease:g} s"
             for pilot in self.pilots
         ]
         lines += [

@@ -1,4 +1,4 @@
-"""Runs a plan: real pilots in one virtual loop, a simulated store, faults as they come, and the rules that must hold."""
+"""Runs a plan: real pilots in one virtual loop, a simulated store, faults as they come, and what must hold."""
 
 from __future__ import annotations
 
@@ -381,7 +381,10 @@ class World:
         self._fired(fault)
         whose = int(fault.target) if replica else fault.target
         self.store.clock_errors[whose] = fault.amount
-        self._later(fault.seconds, self.store.clock_errors.pop, whose, 0.0)
+        self._later(fault.seconds, self._mend_clock, whose)
+
+    def _mend_clock(self, whose: Any) -> None:
+        self.store.clock_errors.pop(whose, None)
 
     def drain(self, fault: Fault) -> None:
         running = self._lives(fault.target)
@@ -433,7 +436,7 @@ class World:
         await client.edit(fault.target, _reset)
 
     async def picas(self, fault: Fault) -> None:
-        """A PiCaS pilot: locks over what it finds, sends no heartbeat, and drops its result where it meets a conflict."""
+        """A PiCaS pilot: it locks over what it finds, never beats, and drops its result where it meets a conflict."""
         client = ReplicatedClient(self.store, "picas")
         (document,) = await client.get([fault.target])
         if document is None or state_of(document) not in {TokenState.TODO, TokenState.LOCKED}:
