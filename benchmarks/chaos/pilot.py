@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import apicas
@@ -40,7 +41,9 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("apicas").addHandler(_Reclaims())
     if chosen["memory"]:
-        resource.setrlimit(resource.RLIMIT_AS, (chosen["memory"], chosen["memory"]))
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        size = pages * resource.getpagesize() + chosen["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     return asyncio.run(_main(chosen))
 
 

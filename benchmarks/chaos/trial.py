@@ -25,8 +25,8 @@ from benchmarks.chaos.relay import Relay
 from benchmarks.chaos.row import Outcome, Row, measure
 from benchmarks.chaos.servers import Server, free_port
 
-MEMORY = 2 << 30
-"""Bytes of address space that a pilot has where memory is limited."""
+MEMORY = 1 << 28
+"""Bytes of address space that a pilot has beyond those that it starts with, where memory is limited."""
 HOGS = 3
 """Tokens that eat all of it."""
 MAX_CRASHES = 2

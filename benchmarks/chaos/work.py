@@ -11,8 +11,8 @@ import apicas
 from apicas.tokens import Token, claim_of
 from benchmarks.chaos.lines import Lines, settings
 
-_PIECE = 1 << 28
-"""Bytes that a token which eats memory takes at a time."""
+_PIECE = 1 << 24
+"""Bytes that a token which eats memory takes at a time: more would hold the GIL for long on a busy machine."""
 
 
 @cache
@@ -46,3 +46,4 @@ async def _work(order: dict[str, float]) -> None:
         eaten = []
         while True:
             eaten.append(bytearray(_PIECE))
+            await asyncio.sleep(0)
