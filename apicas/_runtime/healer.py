@@ -148,10 +148,15 @@ class Healer:
         """As many as are looked at in one go. Were it always the first, live owners of these could hold up the rest."""
         if len(ids) <= MAX_CONFLICTED:
             return ids
-        quiet = [token_id for token_id in ids if token_id in self._watches and self._watches[token_id].looks > 1]
+        quiet = [token_id for token_id in ids if self._seems_quiet(token_id)]
         others = sorted(set(ids).difference(quiet))
         wanted = max(0, MAX_CONFLICTED - len(quiet))
         return [*quiet[:MAX_CONFLICTED], *self._environment.rng.sample(others, min(wanted, len(others)))]
+
+    def _seems_quiet(self, token_id: str) -> bool:
+        """Whether the last look at a token, if there was one, has not found it changed."""
+        watch = self._watches.get(token_id)
+        return watch is not None and (watch.looks > 1 or not watch.beaten)
 
     def _watched(self, token_id: str, leaves: Sequence[Document], looked: float) -> _Split:
         keep, *others = heal_order(leaves)

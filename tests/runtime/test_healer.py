@@ -205,16 +205,15 @@ async def test_living_owners_of_many_tokens_do_not_hold_up_the_others(monkeypatc
     del alive["t28"], alive["t29"]
     healer, modifier = a_healer(client), BasicTokenModifier()
     healed: set[str] = set()
-    for _ in range(60):
+    for _ in range(30):
         healing = await healer.run_once()
         healed.update(healing.healed)
         assert healing.conflicted == 30 - len(healed)
         await anyio.sleep(TIMES.heartbeat)
-        for token_id, document in alive.items():
-            beaten = modifier.refresh(dict(document), unix_time())
-            (result,) = await client.save([beaten])
-            assert result.written
-            alive[token_id] = {**beaten, "_rev": str(result.rev)}
+        beaten = [modifier.refresh(dict(document), unix_time()) for document in alive.values()]
+        results = await client.save(beaten)
+        assert all(result.written for result in results)
+        alive = {one["_id"]: {**one, "_rev": str(result.rev)} for one, result in zip(beaten, results, strict=True)}
     assert healed == {"t28", "t29"}
 
 
