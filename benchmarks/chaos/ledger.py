@@ -58,10 +58,13 @@ class Ledger:
         """Time, pilot, and how a token left it."""
         self.reclaims: list[tuple[float, str]] = []
         """Time and token."""
+        self.taken_from: list[tuple[float, str]] = []
+        """Time of each reclaim, and which pilot had the token; none of those that had begun with nothing."""
         self.ended: set[str] = set()
         """Tokens of which an execution came to its end."""
         self.busy: set[str] = set()
         """Pilots that have begun with a token."""
+        self._names: dict[str, str] = {}
         self._files: dict[str, tuple[Path, int]] = {}
 
     def follow(self, pilot: str, path: Path) -> None:
@@ -84,7 +87,9 @@ class Ledger:
         at = float(time)
         match kind:
             case "B":
-                execution, token, generation, *_ = fields
+                execution, token, generation, identity = fields
+                if identity != "None":  # PiCaS has none
+                    self._names[identity] = pilot
                 self.executions[execution] = Execution(execution, token, int(generation), pilot, at)
                 self.busy.add(pilot)
             case "E":
@@ -96,6 +101,8 @@ class Ledger:
             case "C":
                 self.endings.append((at, pilot, fields[0]))
             case "R":
-                self.reclaims.append((at, fields[0]))
+                token, owner = fields
+                self.reclaims.append((at, token))
+                self.taken_from += [(at, name) for identity, name in self._names.items() if identity in owner]
             case _:
                 raise ValueError(f"a line of an unknown kind from {pilot}: {line}")

@@ -3,11 +3,11 @@
 Each line is one write() to a file that is open for appending, so that no other line splits it, and a SIGKILL after it
 takes nothing back. Times are monotonic seconds, which all processes of a machine share. Fields are separated by tabs:
 
-    B  time  execution  token  generation  claim  process     an execution began
+    B  time  execution  token  generation  pilot              an execution began; the pilot by its id in the token
     E  time  execution                                        it came to its end
     X  time  execution  error                                 it was cut, or raised, or kills itself
     C  time  ending                                           a token left the pilot: done, failed, released, lost
-    R  time  token                                            the pilot reclaimed a token
+    R  time  token  owner                                     the pilot reclaimed a token
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Lines:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._numbers = itertools.count()
 
-    def begin(self, token_id: str, generation: Any, claim: Any) -> str:
+    def begin(self, token_id: str, generation: Any, pilot: Any) -> str:
         """Note that an execution begins; answers with its id, which no other execution has."""
         execution = f"{self._name}/{os.getpid()}/{next(self._numbers)}"
-        self._write("B", execution, token_id, generation, claim, os.getpid())
+        self._write("B", execution, token_id, generation, pilot)
         return execution
 
     def end(self, execution: str) -> None:
@@ -59,9 +59,9 @@ class Lines:
         """Note how a token left the pilot."""
         self._write("C", ending)
 
-    def reclaimed(self, token_id: str) -> None:
+    def reclaimed(self, token_id: str, owner: str) -> None:
         """Note a reclaim."""
-        self._write("R", token_id)
+        self._write("R", token_id, owner)
 
     def _write(self, kind: str, *fields: Any) -> None:
         text = "\t".join([kind, f"{time.monotonic():.6f}", *(str(field) for field in fields)])

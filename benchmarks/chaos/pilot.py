@@ -22,7 +22,7 @@ class _Reclaims(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if str(record.msg).startswith("reclaimed token") and isinstance(record.args, tuple):
-            lines().reclaimed(str(record.args[0]))
+            lines().reclaimed(str(record.args[0]), str(record.args[1]))
 
 
 async def _main(chosen: dict[str, Any]) -> int:

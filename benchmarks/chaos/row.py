@@ -62,7 +62,7 @@ class Row:
     outage: float | None
     """The same, from its beginning."""
     reclaim: float | None
-    """Seconds from a kill or a stop until all that the victim worked had been reclaimed, at most."""
+    """Seconds from a kill or a stop until all that the victim held had been reclaimed, at most."""
     before: float | None
     """Tokens per second before the first fault."""
     after: float | None
@@ -122,18 +122,11 @@ def _longest(written: Sequence[float], times: Sequence[float]) -> float | None:
 
 
 def _reclaim(field: Field) -> float | None:
-    reclaims: dict[str, list[float]] = {}
-    for at, token in field.ledger.reclaims:
-        reclaims.setdefault(token, []).append(at)
     waits = []
-    for execution in field.ledger.executions.values():
-        life = field.crew.lives[execution.pilot]
-        ended = execution.ended if execution.ended is not None else float("inf")
-        hits = [start for start, _ in life.stops if execution.begun <= start <= ended]
-        if execution.ended is None and life.killed is not None:
-            hits = [life.killed]
-        for hit in hits[:1]:
-            waits += [at - hit for at in sorted(reclaims.get(execution.token, [])) if at >= hit][:1]
+    for at, pilot in field.ledger.taken_from:
+        life = field.crew.lives[pilot]
+        hits = [life.killed] if life.killed is not None else [start for start, _ in life.stops]
+        waits += [at - max(earlier) for earlier in [[hit for hit in hits if hit <= at]] if earlier]
     return max(waits, default=None)
 
 

@@ -21,7 +21,7 @@ double         outcomes beyond one per generation; must be 0
 lost           tokens not done at the end; must be 0. `+n` beside done: tokens in error that were meant to end so
 refused        outcomes that a pilot did not write, since the token was not its own any more
 next outcome   most seconds from the end of a fault, and from its beginning, to the next outcome that anybody wrote
-reclaimed      most seconds from a kill or stop until all that its pilot worked had been reclaimed
+reclaimed      most seconds from a kill or stop until all that its pilot held had been reclaimed
 tokens/s       before the first fault, and after the last
 died           pilots that ended by themselves with an error"""
 

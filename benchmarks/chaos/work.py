@@ -8,7 +8,7 @@ import signal
 from functools import cache
 
 import apicas
-from apicas.tokens import Token, claim_of
+from apicas.tokens import Token, annex
 from benchmarks.chaos.lines import Lines, settings
 
 _PIECE = 1 << 24
@@ -26,7 +26,7 @@ class Work(apicas.RunActor):
     """Sleeps, or eats memory, or dies, as the token's input says; the result is the id of the execution."""
 
     async def process_token(self, token: Token) -> str:
-        execution = lines().begin(token.id, token.generation, claim_of(token.document))
+        execution = lines().begin(token.id, token.generation, annex(token.document).get("pilot"))
         try:
             await _work(token.input)
             if token.input.get("die"):  # as when the kernel is out of memory and chooses this process
