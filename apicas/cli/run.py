@@ -102,9 +102,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     outbox: OutboxOption = None,
     on_lost_contact: Annotated[
         str,
-        typer.Option(
-            metavar="continue|stop", help="What to do with work when the pool has been away for a whole lease."
-        ),
+        typer.Option(metavar="HOW", help="continue, or stop work when the pool was away for a whole lease."),
     ] = "continue",
     grace: Annotated[str, typer.Option(metavar="TIME", help="Time to finish after the first signal.")] = "20s",
     claim_ahead: Annotated[
