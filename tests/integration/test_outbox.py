@@ -75,9 +75,9 @@ async def pool(
         monkeypatch.setenv("APICAS_PASSWORD", couch.password)
     with couch.database() as name:
         monkeypatch.setenv("APICAS_POOL", f"{proxy.url}/{name}")
-        program.write("input.jsonl", '{"_id": "t", "input": 1}\n')
-        assert (await call(program, "init")).code == 0
-        assert (await call(program, "push", "input.jsonl")).code == 0
+        async with couch.client(name) as client:
+            await client.setup()
+            await client.upload([{"_id": "t", "input": 1}])
         yield name
 
 
