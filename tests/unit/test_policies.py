@@ -18,12 +18,15 @@ from apicas.policies import (
     MIN_LEASE,
     Backoff,
     LeaseTimes,
+    LoopLag,
+    RetryDelays,
     Spread,
     Standing,
     Watch,
     beat_was_applied,
     choose,
     claim_ahead,
+    contact_is_lost,
     heal_order,
     is_stale,
     jittered,
@@ -411,3 +414,74 @@ def test_the_attachments_of_a_merge_are_united(base: Any, ours: Any, theirs: Any
     stored = claimed()
     documents = [stored if files is None else stored | {"_attachments": files} for files in (base, ours, theirs)]
     assert merge(*documents).get("_attachments", {}) == merged
+
+
+# Waiting, lagging, being out of contact. ------------------------------------------------------------------------------
+
+
+@given(SEEDS, st.floats(0, 1e6), st.integers(1, 10_000))
+def test_what_goes_back_waits_within_bounds(rng: Random, retry_delay: float, times: int) -> None:
+    delays = RetryDelays.of(retry_delay)
+    assert 0 <= delays.after_scrub(times, rng) <= max(retry_delay, 300)
+    assert 0 <= delays.after_crash(times, rng) <= max(5 * retry_delay, 900)
+    assert 0 <= delays.after_release(times, rng) <= 60
+
+
+@given(SEEDS, st.floats(0.1, 10), st.integers(1, 5))
+def test_each_wait_may_be_twice_as_long_as_the_one_before(rng: Random, retry_delay: float, times: int) -> None:
+    delays = RetryDelays.of(retry_delay)
+    assert retry_delay * 2 ** (times - 1) / 10 <= delays.after_scrub(times, rng) <= retry_delay * 2 ** (times - 1)
+    assert retry_delay * 5 / 10 <= delays.after_crash(times, rng) <= 5 * retry_delay * 2 ** (times - 1)
+
+
+@given(SEEDS, st.integers(1, 100))
+def test_without_a_delay_only_releases_wait(rng: Random, times: int) -> None:
+    delays = RetryDelays.of(0)
+    assert delays.after_scrub(times, rng) == delays.after_crash(times, rng) == 0
+    assert (delays.after_release(times, rng) > 0) is (times >= 10)
+
+
+@given(SEEDS)
+def test_waits_are_spread(rng: Random) -> None:
+    """Tokens that failed together do not come back together."""
+    assert len({RetryDelays().after_scrub(1, rng) for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("retry_delay", [-0.1, float("nan")])
+def test_an_odd_retry_delay_is_refused(retry_delay: float) -> None:
+    with pytest.raises(ConfigError, match="retry_delay"):
+        RetryDelays.of(retry_delay)
+
+
+def lag(*signs: tuple[float, float]) -> bool:
+    state = LoopLag()
+    for now, lateness in signs:
+        state = state.after(now, lateness)
+    return state.blocked
+
+
+def test_a_loop_that_was_blocked_has_to_be_calm_for_a_while() -> None:
+    assert not lag((0, 0.01), (1, 0.9))
+    assert lag((0, 1.1))
+    assert lag((0, 1.1), (0.1, 0), (2.0, 0))
+    assert not lag((0, 1.1), (0.1, 0), (2.1, 0))
+    assert lag((0, 1.1), (0.1, 0), (1.5, 0.3), (2.5, 0))  # not calm, so it counts anew
+    assert not lag((0, 1.1), (0.1, 0), (1.5, 0.3), (2.5, 0), (4.5, 0))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 5)), max_size=30))
+def test_a_loop_is_blocked_after_a_long_lateness_and_not_before_any(steps: list[tuple[float, float]]) -> None:
+    now, signs = 0.0, list[tuple[float, float]]()
+    for step, lateness in steps:
+        now += step + lateness
+        signs.append((now, lateness))
+    if all(lateness <= 1 for _, lateness in signs):
+        assert not lag(*signs)
+    if signs and signs[-1][1] > 1:
+        assert lag(*signs)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e4), st.floats(10, 1e4))
+def test_contact_is_lost_a_lease_after_the_last_beat(refreshed: float, silence: float, lease: float) -> None:
+    now = refreshed + silence
+    assert contact_is_lost(refreshed, now, lease) is (now - refreshed >= lease)
