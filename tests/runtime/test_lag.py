@@ -18,11 +18,14 @@ import pytest
 
 import apicas
 from apicas._runtime.environment import Environment, real_environment
+from apicas._runtime.lag import LoopWatch, running_token
 from apicas._runtime.pilot import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
+from apicas.policies import CALM_TIME
 from apicas.testing import FaultyClient
 from apicas.tokens import Token
+from tests.runtime.test_heartbeat_thread import HandClock
 
 SPEED = 40
 LEASE = 10.0
@@ -159,3 +162,52 @@ async def test_work_that_holds_the_gil_for_longer_than_the_lease_loses_it(caplog
     assert (stored.state, stored.output) == ("todo", {})
     assert "longer than the lease of 10 s" in caplog.text
     assert 'executor="process"' in caplog.text
+
+
+async def test_nothing_is_claimed_while_the_loop_lags() -> None:
+    """Nor just after: the next claim comes when the loop has been calm for a while."""
+    client = fast_pool()
+    await client.upload([{"_id": f"t{n}"} for n in range(3)])
+    begun: list[float] = []
+    ended: list[float] = []
+
+    async def work(token: Token) -> None:
+        begun.append(fast_time())
+        if len(begun) == 1:
+            a_sleep(1)
+        ended.append(fast_time())
+
+    async with BasicViewIterator(client, environment=fast_environment(), lock_timeout=LEASE, linger=False) as source:
+        report = await run_pilot(source, work_maker(work, source), RunOptions(workers=1, claim_ahead=0))
+    assert report.done == 3
+    assert begun[1] - ended[0] >= CALM_TIME
+
+
+async def test_a_loop_that_is_calm_is_not_talked_about(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "apicas")
+    clock = HandClock()
+    watch = LoopWatch(replace(real_environment(), monotonic=clock), LEASE)
+    for _ in range(20):
+        clock.now += 0.9
+        assert not watch.lags
+        watch.look(clock.now)
+        watch.finish()
+    assert not caplog.messages
+
+
+async def test_each_block_is_said_once_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "apicas")
+    clock = HandClock()
+    watch = LoopWatch(replace(real_environment(), monotonic=clock), LEASE)
+    running_token.set("t7")
+    for _ in range(2):
+        for _ in range(5):
+            clock.now += 1.0
+            assert watch.lags == (clock.now > 1)
+            watch.look(clock.now)
+        watch.finish()
+        assert watch.lags
+    begins = [text for text in caplog.messages if text.startswith("token t7 blocks the event loop, at ")]
+    assert len(begins) == 2
+    assert all("test_lag.py" in text for text in begins)
+    assert [text for text in caplog.messages if "blocked" in text] == ["token t7 blocked the event loop for 4.9 s"] * 2
