@@ -264,6 +264,7 @@ def test_nobody_is_asked_without_a_terminal(apicas: Program) -> None:
 def test_nobody_is_asked_where_tokens_come_in_by_a_pipe(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line of them would be taken for the password, and shown."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda question: pytest.fail("somebody was asked"))
     result = apicas("push", "--pool", "http://me@127.0.0.1:9/db", stdin="a line\n")
     assert result.code == 2
     assert "no password for 'me'" in result.err
