@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_LEASE: Final = 7 * 24 * 3600.0
+"""Seconds. A longer one, written into a token by a mistake or by malice, would keep it locked for ever."""
 MIN_LEASE: Final = 10.0
 """Seconds. Below it, lock timestamps of whole seconds and clock offsets of one second would decide about leases."""
 BEATS_PER_LEASE: Final = 4
@@ -57,6 +59,8 @@ class LeaseTimes:
     def __post_init__(self) -> None:
         if not self.lease >= MIN_LEASE:
             raise ConfigError(f"lock_timeout is {self.lease:g} s; a lease is at least {MIN_LEASE:g} s")
+        if self.lease > MAX_LEASE:
+            raise ConfigError(f"lock_timeout is {self.lease:g} s; a lease is at most {MAX_LEASE:g} s, a week")
 
     @property
     def heartbeat(self) -> float:
@@ -293,7 +297,9 @@ def look_again(watch: Watch | None, revision: str, now: float, longest_gap: floa
 def lease_of(document: Mapping[str, Any], default: float) -> float:
     """The lease that the claim of a document carries, in seconds."""
     lease = annex(document).get("lease")
-    return max(MIN_LEASE, to_number(lease)) if isinstance(lease, (int, float)) and lease > 0 else default
+    if not isinstance(lease, (int, float)) or not 0 < lease <= MAX_LEASE:
+        return default
+    return max(MIN_LEASE, to_number(lease))
 
 
 def is_stale(

@@ -150,6 +150,7 @@ def test_a_token_carries_its_own_lease() -> None:
     assert not stale(claimed(lease=900), watched(0, 20, 40, 60), NOW + 121)
     assert lease_of(claimed(lease=900), 60) == 900
     assert lease_of({"apicas": {"lease": 0.001}}, 60) == MIN_LEASE
+    assert lease_of({"apicas": {"lease": 1e308}}, 60) == 60  # else nobody would ever get it back
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
