@@ -146,9 +146,9 @@ class IsolatedProcess:
         answer = await self._receive()
         if answer is None:
             result = await self._ended()
-            if result is None or result.signal is not None:
-                raise OSError("a process for it ended before it was ready")
-            return f"its process ended with code {result.exit_code} before it was ready"
+            if result is None or result.signal in {SIGKILL, SIGTERM}:
+                raise OSError("a process for it was ended before it was ready")
+            return f"{_reason(result)} before it was ready"
         self._is_ready = answer.get("ready") is True
         return None if self._is_ready else str(answer.get("unfit"))
 

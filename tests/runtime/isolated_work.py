@@ -160,3 +160,26 @@ class Unprepared(apicas.RunActor):
 
     async def process_token(self, token: Token) -> int:
         return os.getpid()
+
+
+class Fragile(apicas.RunActor):
+    """Can be prepared only in the process that made it: elsewhere that kills."""
+
+    deadly = signal.SIGSEGV
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.made_in = os.getpid()
+
+    async def prepare_env(self) -> None:
+        if os.getpid() != self.made_in:
+            os.kill(os.getpid(), self.deadly)
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()
+
+
+class OutOfMemory(Fragile):
+    """The same, by the signal that the kernel sends when there is no memory left."""
+
+    deadly = signal.SIGKILL

@@ -118,6 +118,21 @@ async def test_work_that_cannot_be_prepared_there_runs_in_the_pilot(caplog: pyte
     assert caplog.text.count("it runs in the pilot") == 1
 
 
+async def test_a_process_that_dies_before_it_is_ready_is_no_fault_of_the_tokens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token = await worked(isolated_work.Fragile, {})
+    assert (token.output, token.crashes) == (os.getpid(), 0)
+    assert "killed by SIGSEGV before it was ready; it runs in the pilot" in caplog.text
+
+
+async def test_a_token_waits_where_there_is_no_room_for_a_process(caplog: pytest.LogCaptureFixture) -> None:
+    """In the pilot it might be the next to need too much memory."""
+    token = await worked(isolated_work.OutOfMemory, {})
+    assert (token.state, token.output, token.crashes, token.releases) == ("todo", {}, 0, 1)
+    assert "a process for it was ended before it was ready" in caplog.text
+
+
 async def test_work_that_cannot_be_sent_is_refused_for_process_mode() -> None:
     with pytest.raises(ConfigError, match=r"cannot be sent to one: .*lambda"):
         await worked(lambda token: 1, {})
