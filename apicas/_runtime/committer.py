@@ -213,13 +213,17 @@ class Committer:
         await self._safe.tidy()
 
     async def _write_all(self) -> None:
-        attempt = 0
+        attempt = vain = 0
         while True:
+            if vain > 1:  # an edit that came between takes a second round; answers that all get lost take many
+                await anyio.sleep(self._backoff.delay(vain - 2, self._environment.rng))
             try:
                 async with self._one_at_a_time:  # a batch under way may fail, and its outcomes wait again
                     if not self._pending:
                         break
+                    before = self.unwritten
                     await self._write_batch()
+                    vain = vain + 1 if self.unwritten >= before else 0
             except (AccessDeniedError, PoolNotFoundError):
                 raise
             except PoolError as error:
@@ -331,6 +335,8 @@ class Committer:
                 case Standing.OURS if document is not None and lease.phase is Phase.SETTLING:
                     lease.stored = document
                     again.append(settlement)
+                case Standing.LOST if _is_unchanged(lease, document):
+                    again.append(settlement)
                 case Standing.RECLAIMED if not settlement.is_finished:
                     self._end(settlement)  # it is where it was to go
                 case Standing.OURS | Standing.RECLAIMED if document is not None:
@@ -341,6 +347,14 @@ class Committer:
                     lost.append(settlement)
         await self._lose(lost)
         return again
+
+
+def _is_unchanged(lease: Lease, document: Document | None) -> bool:
+    """Whether nothing has been written over what a claim without a clear answer was written over: it may yet be.
+
+    Such a claim is handed back unseen. Until that is stored, the claim may arrive, and lock what nobody works.
+    """
+    return document is not None and document["_rev"] == lease.stored["_rev"] and lease.phase is Phase.SETTLING
 
 
 def _document(settlement: Settlement) -> Document:

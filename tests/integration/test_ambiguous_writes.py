@@ -386,6 +386,22 @@ async def test_a_commit_into_silence(bench: Bench) -> None:
     await test_commit(bench)
 
 
+@pytest.mark.parametrize("bench", [(Fault.LATE, True)], indirect=True)
+async def test_a_claim_that_arrives_after_everybody_gave_up(bench: Bench) -> None:
+    """Its repetitions are lost, the hand-back too, once: then it comes to nothing when it arrives."""
+    await bench.fill()
+    async with bench.pilot() as keeper:
+        bench.strike(WRITE)
+        bench.proxy.script(WRITE, *[Fault.DROP_BEFORE] * 4)
+        tokens, claimed = await keeper.claim("Monitor/todo", TOKENS)
+        assert (tokens, claimed.leases) == ([], [])
+        await keeper.wait_until_written()
+        assert bench.proxy.fired[Fault.DROP_BEFORE] == 4
+        await bench.settle()
+        assert keeper.held == 0
+        assert await bench.truth.counts() == {"todo": TOKENS, "locked": 0, "done": 0, "error": 0}
+
+
 # Rivals. --------------------------------------------------------------------------------------------------------------
 
 CARRIED_OUT: Final = pytest.mark.parametrize("bench", [(Fault.DROP_AFTER, False)], indirect=True)
