@@ -9,7 +9,15 @@ from apicas.testing.invariants import INVARIANTS, Invariants, Violation, Violati
 from apicas.testing.outbox import MemoryOutbox
 from apicas.testing.replicas import ReplicatedClient
 from apicas.testing.store import Latency, Mishaps, ReplicatedStore
-from apicas.testing.virtual import Deadlock, Group, VirtualTimeLoop, run_virtual, unix_time, virtual_environment
+from apicas.testing.virtual import (
+    Deadlock,
+    Group,
+    VirtualTimeLoop,
+    run_virtual,
+    unix_time,
+    virtual_environment,
+    virtual_loop,
+)
 
 __all__ = [
     "CLIENT_CHECKS",
@@ -33,4 +41,5 @@ __all__ = [
     "run_virtual",
     "unix_time",
     "virtual_environment",
+    "virtual_loop",
 ]

@@ -219,12 +219,12 @@ class Invariants(Listener):
             return
         if before is None or before.deleted or write.client in self.history.people:
             return
-        self._check_counters(write, before, after)
-        self._check_fence(write, before, after)
         settled = annex(after.content).get("settled")
         late = before.state is TokenState.ERROR and settled is not None and settled == taken_from(before.content)
         if before.state in _ENDED and settled != annex(before.content).get("settled") and not late:
             self.violate("done stays", f"{write.client} writes over the {before.state} of {after.id}")
+        self._check_counters(write, before, after)
+        self._check_fence(write, before, after)
 
     def _check_counters(self, write: Write, before: Revision, after: Revision) -> None:
         old, new = _counters(before), _counters(after)

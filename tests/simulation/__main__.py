@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 from tests.simulation.mutants import MUTANTS, Mutant
@@ -39,11 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], help="with this mistake")
     parser.add_argument("--jobs", type=int, default=2, help="processes for --seeds")
     parser.add_argument("--limit", type=int, default=300, help="seeds tried for each mistake")
+    parser.add_argument("--search", action="store_true", help="with --mutants: look for seeds anew")
     parser.add_argument("--shrink", action="store_true", help="with --seed: print the shortest case instead")
     options = parser.parse_args(arguments)
     mutant = next((one for one in MUTANTS if one.name == options.mutant), None)
     if options.mutants:
-        return _list_mutants(options.limit)
+        return _list_mutants(options.limit, search=options.search)
     if options.seeds is not None:
         return _run_many(options.seeds, options.jobs, mutant)
     return _run_one(options.seed, mutant, cut_down=options.shrink)
@@ -135,21 +137,21 @@ def _attempts(
         yield from executor.map(attempt, seeds, chunksize=10)
 
 
-def _list_mutants(limit: int) -> int:
+def _list_mutants(limit: int, *, search: bool) -> int:
     missed = 0
     print(f"{'mistake':44} {'seed':>5}  invariant")
     for mutant in MUTANTS:
-        seed, found = catch(mutant, limit)
+        seed, found = catch(replace(mutant, seed=None) if search else mutant, limit)
         missed += not found
         print(f"{mutant.name:44} {'' if seed is None else seed:>5}  {found or 'not caught'}", flush=True)
     return 1 if missed else 0
 
 
 def catch(mutant: Mutant, limit: int) -> tuple[int | None, str]:
-    """The first seed that catches a mistake, and by which invariant: the known one, else a search."""
-    for seed in [mutant.seed] if mutant.seed is not None else range(limit):
+    """The seed that catches a mistake, and how: the known one, else the first at which an invariant of its own does."""
+    for seed in range(limit) if mutant.seed is None else [mutant.seed]:
         violations = _run(make_plan(seed), mutant).violations
-        if violations:
+        if violations and violations[0].invariant in mutant.invariants:
             return seed, str(violations[0])
     return None, ""
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from apicas import policies
-from apicas._runtime import claims, committer, healer, heartbeat, reaper
+import anyio
+
+from apicas import modifiers, policies
+from apicas._runtime import claims, committer, healer, heartbeat, reaper, replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
@@ -102,6 +104,7 @@ def _reclaim_of_anything() -> Patches:
     reclaim = reaper.Reaper._reclaim
 
     async def without_swap(self: Any, document: Any) -> bool:
+        await anyio.sleep(self._times.sweep)  # a long sweep: with compare-and-swap it would do no harm
         (fresh,) = await self._client.get([document["_id"]])
         return await reclaim(self, document if fresh is None else {**document, "_rev": fresh["_rev"]})
 
@@ -147,8 +150,7 @@ def _unknown_is_written() -> Patches:
 
 def _unknown_is_lost() -> Patches:
     async def look(self: Any, unclear: Any) -> list[Any]:
-        for settlement in unclear:
-            self._lost(settlement)
+        await self._lose(list(unclear))
         return []
 
     return [(committer.Committer, "_look", look)]
@@ -193,11 +195,8 @@ def _slow_heartbeat() -> Patches:
     return [(LeaseTimes, "heartbeat", property(lambda self: self.lease * 3))]
 
 
-def _healer_keeps_shown() -> Patches:
-    def order(leaves: Any) -> list[Any]:
-        return list(leaves)
-
-    return [(healer, "heal_order", order)]
+def _healer_keeps_last() -> Patches:
+    return [(healer, "heal_order", lambda leaves: policies.heal_order(leaves)[::-1])]
 
 
 def _hasty_healer() -> Patches:
@@ -254,7 +253,22 @@ def _commit_without_leaves() -> Patches:
     return [(committer, "overtaken", _nothing_overtaken)]
 
 
+def _replay_without_fence() -> Patches:
+    return [(replay, "standing", lambda _stored, _fresh, _claim: Standing.OURS)]
+
+
+def _uncounted_generations() -> Patches:
+    return [(modifiers, "generation_of", lambda _token: 0)]
+
+
+def _overwritten_edits() -> Patches:
+    return [(replay, "_edited", lambda _base, _fresh: False)]
+
+
 MUTANTS = [
+    Mutant("outbox replayed without a fence", ("done stays", "fence"), _replay_without_fence),
+    Mutant("generation that nobody counts", ("one commit",), _uncounted_generations),
+    Mutant("outcome over a person's edit", ("nothing lost",), _overwritten_edits),
     Mutant("no claimable check", ("fence", "done stays"), _without_claimable_check),
     Mutant("no fence on commit", ("fence", "one commit", "done stays"), _without_fence),
     Mutant("heartbeat that ignores conflicts", ("stands down", "one live owner"), _deaf_heartbeat),
@@ -272,7 +286,7 @@ MUTANTS = [
     Mutant("release that is charged", ("releases are free",), _charged_release),
     Mutant("scrub that forgets the generation", ("counters grow",), _forgetful_scrub),
     Mutant("end at the first empty view", ("nothing lost",), _hasty_end),
-    Mutant("healer that keeps what is shown", ("done stays",), _healer_keeps_shown),
+    Mutant("healer that keeps the last instead of the first", ("done stays",), _healer_keeps_last),
     Mutant("healer that does not wait", ("one live owner",), _hasty_healer),
     Mutant("healer that deletes all", ("nothing lost",), _healer_deletes_all),
     Mutant("no healer", ("one version",), _no_healing),

@@ -7,7 +7,7 @@ from random import Random
 
 LEASE = 20.0
 """Seconds; of all pilots."""
-HORIZON = 6 * LEASE
+HORIZON = 5 * LEASE
 """Seconds after which nothing goes wrong any more."""
 
 
@@ -105,10 +105,10 @@ def make_plan(seed: int) -> Plan:
     """The plan of a seed."""
     rng = Random(f"plan {seed}")
     replicas = rng.choice((1, 3, 3))
-    tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 6)))
+    tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 4)))
     pilots = tuple(_pilot(rng, number, replicas) for number in range(rng.randint(2, 4)))
     faults = sorted(
-        (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(0, 8))), key=lambda fault: fault.at
+        (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(1, 8))), key=lambda fault: fault.at
     )
     return Plan(seed, replicas, rng.choice((0.002, 0.02, 0.1)), rng.choice((0.5, 0.5, 5.0)), tokens, pilots, (*faults,))
 
@@ -133,7 +133,8 @@ def _pilot(rng: Random, number: int, replicas: int) -> PilotPlan:
 
 def _fault(rng: Random, replicas: int, tokens: tuple[TokenPlan, ...], pilots: tuple[PilotPlan, ...]) -> Fault:
     at = round(rng.uniform(0, HORIZON * 0.75), 3)
-    seconds = round(rng.uniform(0.1, rng.choice((1.0, LEASE / 2, 3 * LEASE))), 3)
+    longest = rng.choice((1.0, LEASE / 2, 3.5 * LEASE, 3.5 * LEASE))
+    seconds = round(rng.uniform(longest / 3, longest), 3)
     family = rng.random()
     if family < 0.65:
         kind, target = rng.choice(PILOT_FAULTS), rng.choice(pilots).name
