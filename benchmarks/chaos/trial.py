@@ -57,7 +57,7 @@ class Options:
     ahead: int = 16
     seconds: float = 0.1
     lease: float = 10.0
-    every: float = 3.0
+    every: float = 5.0
     limit: float = 900.0
     seed: int = 0
 
