@@ -397,9 +397,9 @@ _STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, *_
 def heal_order(leaves: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The live versions of one token that a cluster stored beside each other, the one to keep first.
 
-    One that is done comes first, then one in error: it may have been written by a majority, and what a minority wrote on
-    the same revision in that moment, a reclaim for instance, has the higher generation. Then by generation, then locked
-    before todo; then by claim and revision, so that every healer chooses alike.
+    One that is done comes first, then one in error: it may have been written by a majority, and what a minority wrote
+    on the same revision in that moment, a reclaim for instance, has the higher generation. Then by generation, then
+    locked before todo; then by claim and revision, so that every healer chooses alike.
     """
     return sorted(
         leaves,

@@ -322,7 +322,7 @@ def leaf(generation: int, state: TokenState, claim_id: str = "c") -> dict[str, A
 
 @given(st.permutations(range(6)))
 def test_every_healer_keeps_the_same_leaf(order: list[int]) -> None:
-    """No result is lost to a reclaim that a minority took; then by generation and state; the claim id settles the rest."""
+    """No result is lost to a reclaim that a minority took; then by generation and state; the claim settles the rest."""
     ranked = [
         leaf(2, TokenState.DONE),
         leaf(1, TokenState.ERROR),
