@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.chaos.audit import Audit
-from benchmarks.chaos.faults import Field
+from benchmarks.chaos.faults import Fault, Field
 from benchmarks.chaos.judging import Findings
 
 _WARM_UP = 1.0
@@ -59,8 +60,8 @@ class Row:
     """Outcomes that apicas pilots did not write, since the token was not theirs any more: they noticed."""
     recover: float | None
     """Seconds from the end of a fault to the next outcome that anybody wrote, at most."""
-    outage: float | None
-    """The same, from its beginning."""
+    silence: float | None
+    """The longest time in seconds, about a fault, in which nobody wrote an outcome."""
     reclaim: float | None
     """Seconds from a kill or a stop until all that the victim held had been reclaimed, at most."""
     before: float | None
@@ -98,7 +99,7 @@ def measure(name: str, store: str, field: Field, findings: Findings, outcome: Ou
         lost=outcome.lost,
         refused=sum(ending == "lost" for _, _, ending in ledger.endings),
         recover=_longest(written, [fault.ended for fault in field.faults]),
-        outage=_longest(written, [fault.begun for fault in field.faults]),
+        silence=_silence(written, field.faults),
         reclaim=_reclaim(field),
         before=_speed_before(field),
         after=_speed_after(field),
@@ -119,6 +120,17 @@ def _longest(written: Sequence[float], times: Sequence[float]) -> float | None:
         if place < len(written):
             waits.append(written[place] - at)
     return max(waits, default=None)
+
+
+def _silence(written: Sequence[float], faults: Sequence[Fault]) -> float | None:
+    return max(
+        (
+            later - earlier
+            for earlier, later in pairwise(written)
+            if any(earlier <= fault.ended and later >= fault.begun for fault in faults)
+        ),
+        default=None,
+    )
 
 
 def _reclaim(field: Field) -> float | None:

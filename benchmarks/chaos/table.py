@@ -20,14 +20,15 @@ at once        times that a token was worked by two live apicas pilots; must be 
 double         outcomes beyond one per generation; must be 0
 lost           tokens not done at the end; must be 0. `+n` beside done: tokens in error that were meant to end so
 refused        outcomes that a pilot did not write, since the token was not its own any more
-next outcome   most seconds from the end of a fault, and from its beginning, to the next outcome that anybody wrote
+next outcome   most seconds from the end of a fault to the next outcome that anybody wrote
+silence        most seconds about a fault in which nobody wrote an outcome
 reclaimed      most seconds from a kill or stop until all that its pilot held had been reclaimed
 tokens/s       before the first fault, and after the last
 died           pilots that ended by themselves with an error"""
 
 _HEAD = (
     *("row", "store", "tokens", "done", "executions", "faults", "duplicates", "at once", "double", "lost", "refused"),
-    *("next outcome, s", "reclaimed, s", "tokens/s", "died", "seconds", "note"),
+    *("next outcome / silence, s", "reclaimed, s", "tokens/s", "died", "seconds", "note"),
 )
 
 
@@ -77,7 +78,7 @@ def _cells(row: Row, *, picas: bool) -> list[str]:
         *(row.row, row.store, f"{row.tokens:,}", f"{row.done:,}" + (f" +{row.failed}" if row.failed else "")),
         *(f"{row.executions:,}", str(row.faults), f"{row.duplicates}" + (f" ({why})" if why else "")),
         *(str(row.at_once), str(row.double_commits), str(row.lost), str(row.refused)),
-        *(f"{_number(row.recover)} / {_number(row.outage)}", _number(row.reclaim)),
+        *(f"{_number(row.recover)} / {_number(row.silence)}", _number(row.reclaim)),
         *(f"{_number(row.before, 0)} / {_number(row.after, 0)}", str(row.died), f"{row.seconds:.0f}", row.note),
     ]
     return [*cells, str(row.duplicates_by_picas), str(row.beside_picas)] if picas else cells
