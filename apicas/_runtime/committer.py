@@ -221,9 +221,7 @@ class Committer:
                 async with self._one_at_a_time:  # a batch under way may fail, and its outcomes wait again
                     if not self._pending:
                         break
-                    before = self.unwritten
-                    await self._write_batch()
-                    vain = vain + 1 if self.unwritten >= before else 0
+                    vain = 0 if await self._write_batch() else vain + 1
             except (AccessDeniedError, PoolNotFoundError):
                 raise
             except PoolError as error:
@@ -239,7 +237,8 @@ class Committer:
                 attempt = 0
                 self._away = False
 
-    async def _write_batch(self) -> None:
+    async def _write_batch(self) -> bool:
+        """Write what waits first; answers whether any of it is settled now."""
         batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
         again: list[Settlement] | None = None
         try:
@@ -247,6 +246,7 @@ class Committer:
         finally:  # also when cancelled: whoever leaves the pilot writes them
             left = [one for one in batch if one.ending is None] if again is None else again
             self._pending = left + self._pending
+        return len(left) < len(batch)
 
     async def run_once(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write a batch, and answer which of it have to be tried again."""
