@@ -34,6 +34,10 @@ log = logging.getLogger("apicas")
 
 LAST_MOMENT: Final = 1.0
 """Seconds that cleanup_run has after a second signal."""
+ALONE_LIMIT: Final = 30.0
+"""Seconds that a token waits for being the only one held here: others may be in the hands of the user's own code."""
+ALONE_LOOK: Final = 0.02
+"""Seconds between two looks at how many are."""
 LATER: Final = 5.0
 """Seconds before a token is claimed again that could not be run at the moment."""
 
@@ -51,6 +55,11 @@ class LeaseKeeper(Protocol):
 
     async def wait_until_written(self) -> None:
         """Wait until every outcome that was handed in is written."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """How many tokens are held, those whose outcome is being written included."""
         ...
 
 
@@ -116,12 +125,12 @@ class Executor:
 
     async def run(self, token: Token) -> Verdict:
         """Work one token; ends early when its lease is lost."""
+        if self._gate.taken:  # and whatever is held here would be blamed if that one took the pilot down
+            return Raised(Release("another token has the pilot to itself", after=LATER))
         if self._isolation is not None and (self._options.always_isolate or is_suspect(token.document)):
             verdict = await self._watched(token, partial(self._run_isolated, self._isolation))
             if verdict is not None:
                 return verdict
-        if is_suspect(token.document) and self._gate.taken:
-            return Raised(Release("another token has the pilot to itself", after=LATER))
         return await self._watched(token, self._run_here)
 
     async def _watched(self, token: Token, run: Callable[[Token, anyio.CancelScope], Awaitable[V]]) -> V | Cut:
@@ -162,10 +171,13 @@ class Executor:
         return verdict
 
     async def _enter_alone(self) -> None:
-        """Wait until the pilot holds no other outcome either: it would be taken with the pilot."""
+        """Wait until the pilot holds nothing else, not even an outcome: it would be blamed too."""
         await self._gate.enter_alone()
         try:
-            await self._keeper.wait_until_written()
+            with anyio.move_on_after(ALONE_LIMIT):
+                while self._keeper.held > 1:
+                    await self._keeper.wait_until_written()
+                    await anyio.sleep(ALONE_LOOK)
         except BaseException:
             self._gate.leave_alone()
             raise

@@ -152,6 +152,8 @@ class Place:
 class NoLease:
     """A keeper that keeps nothing: the lease is the pilot's, which ends this process when it is lost."""
 
+    held = 1
+
     def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
         """Hold on."""
         del token, callback
