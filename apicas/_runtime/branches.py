@@ -14,7 +14,7 @@ from apicas._documents import Document
 from apicas._runtime.leases import Lease
 from apicas.clients.port import Client
 from apicas.policies import Standing, heal_order, outranks, standing
-from apicas.tokens import claim_of, generation_of
+from apicas.tokens import TokenState, claim_of, generation_of, is_foreign_lock, state_of
 
 MAX_DISOWNED: Final = 10_000
 """Claims remembered that nobody may own. More are forgotten, the oldest first: their tokens become suspects."""
@@ -57,9 +57,9 @@ async def overtaken(client: Client, leases: Sequence[Lease]) -> set[Lease]:
 def _speaker(lease: Lease, leaves: Sequence[Document]) -> Document | None:
     """The version that tells about a lease; None where the token is gone.
 
-    One of a higher generation, if there is any. Else our own outcome, or the leaf that we hold. Where beats of ours
-    that a minority took have split our own branch, any part of it will do: a plain answer to the next write decides.
-    Else whatever is shown, which is not ours.
+    One of a higher generation, if there is any. Else our own outcome, the lock of a PiCaS pilot, or the leaf that we
+    hold. Where beats of ours that a minority took have split our own branch, any part of it will do: a plain answer to
+    the next write decides. Else whatever is shown, which is not ours.
     """
     if len(leaves) < 2:
         return leaves[0] if leaves else None
@@ -67,10 +67,16 @@ def _speaker(lease: Lease, leaves: Sequence[Document]) -> Document | None:
     if outranks(highest, lease.stored):
         return highest
     ordered = [dict(leaf) for leaf in heal_order(leaves)]
-    for wanted in (Standing.SETTLED, Standing.OURS):
-        for leaf in ordered:
-            if standing(lease.stored, leaf, lease.claim_id) is wanted:
-                return leaf
+    for leaf in ordered:
+        if standing(lease.stored, leaf, lease.claim_id) is Standing.SETTLED:
+            return leaf
+    for leaf in ordered:
+        # PiCaS takes any answer for a lock, and works the token: one of us has to stand down, and it never does.
+        if state_of(leaf) is TokenState.LOCKED and is_foreign_lock(leaf):
+            return leaf
+    for leaf in ordered:
+        if standing(lease.stored, leaf, lease.claim_id) is Standing.OURS:
+            return leaf
     return leaves[0]
 
 

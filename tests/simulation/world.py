@@ -201,6 +201,7 @@ class World:
         times = LeaseTimes(lease=LEASE)
         healer = Healer(client, times, virtual_environment("healer", seed=self.plan.seed))
         healer.aside = LostVersions(self.box, client.address, virtual_environment("healer").owner, client.time)
+        await anyio.sleep(8 * self.plan.spread)  # until every replica knows all versions
         for _ in range(20):
             conflicted = (await healer.run_once()).conflicted
             if not conflicted and not (await replay(client, self.box)).waiting:
