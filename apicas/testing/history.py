@@ -182,8 +182,8 @@ class History:
     def _begin(self, life: Life, token: Token) -> Execution:
         execution = Execution(life, token.id, claim_of(token) or "", token.generation, self.now())
         self.note(life.name, f"begins with {token.id}, generation {execution.generation}")
-        if all(claim_of(leaf.content) != execution.claim for leaf in self.store.all_leaves(token.id)):
-            # lost before it began
+        held = [leaf for replica in self.store.replicas for leaf in replica.leaves_of(token.id) if not leaf.deleted]
+        if all(claim_of(leaf.content) != execution.claim for leaf in held):  # lost before it began
             execution.taken, execution.taken_by = execution.began, "?"
         self.executions.append(execution)
         self.working[execution] = None

@@ -326,8 +326,12 @@ class ReplicatedStore:
             else:
                 write.refused += 1
         gathering.waiting -= 1
-        if not gathering.waiting or all(len(w.taken) >= self.majority or w.reason for w in gathering.writes):
+        if not gathering.waiting or all(self._is_decided(write) for write in gathering.writes):
             self._conclude(gathering)
+
+    def _is_decided(self, write: Write) -> bool:
+        """Whether a majority has said the same; the coordinator waits for the others only as long as none has."""
+        return bool(write.reason) or max(len(write.taken), write.refused) >= self.majority
 
     def _conclude(self, gathering: Gathering) -> None:
         if gathering.over:
