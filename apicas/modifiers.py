@@ -368,7 +368,6 @@ class BasicTokenModifier:
             token,
             crashes=(crashes + 1 if suspect and charge else crashes) or None,
             suspect=suspect or charge or None,
-            generation=generation_of(token) + 1,
             settled=None,
             taken=claim,
         )
@@ -393,7 +392,6 @@ class BasicTokenModifier:
             suspect=None,
             not_before=None,
             settled=None,
-            generation=generation_of(token) + 1,
         )
         self._remember(token, "reset", time)
         return token
@@ -421,7 +419,10 @@ class BasicTokenModifier:
             token["hostname"] = self._hostname
         self._remove_job_ids(token)
         self._heal(token)
-        self._end_claim(token, not_before=not_before, taken=None)
+        # A generation of its own: should a cluster have stored another version beside this one, a lock without an
+        # owner for instance, then this one is the later.
+        generation = generation_of(token) + 1 if annex(token) else None
+        self._end_claim(token, not_before=not_before, taken=None, generation=generation)
 
     @staticmethod
     def _remove_job_ids(token: MutableMapping[str, Any]) -> None:

@@ -171,7 +171,7 @@ def count(value: Any) -> int:
 
 
 def generation_of(document: Mapping[str, Any]) -> int:
-    """How many claims, resets and reclaims the token has behind it. Only ever grows."""
+    """How many claims, and ways back to todo, the token has behind it. Only ever grows."""
     return count(annex(document).get("generation"))
 
 
@@ -340,7 +340,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
 
     @property
     def generation(self) -> int:
-        """How many claims, resets and reclaims the token has behind it."""
+        """How many claims, and ways back to todo, the token has behind it."""
         return generation_of(self._document)
 
     @property

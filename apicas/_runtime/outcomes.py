@@ -30,7 +30,7 @@ from apicas._runtime.leases import Lease
 from apicas.exceptions import CommandError, Decision, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
 from apicas.modifiers import CLAIM_FIELDS, TokenModifier
 from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
-from apicas.tokens import Token, TokenState, annex, claim_of, count, state_of
+from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +232,12 @@ def _with_lease(content: Document, lease: Lease) -> Document:
     """The user's mapping, but its id and its claim as the store knows them: nobody breaks the fence by hand."""
     document = {**content, "_id": lease.token_id, "type": lease.stored["type"]}
     unlocked = claim_of(document) is None and state_of(document) is TokenState.TODO  # by the user, with a modifier
-    fixed = ("generation",) if unlocked else ("generation", *CLAIM_FIELDS)
     ours = annex(lease.stored)
-    document["apicas"] = {**annex(document), **{name: ours[name] for name in fixed if name in ours}}
     if unlocked:
+        document["apicas"] = {**annex(document), "generation": generation_of(lease.stored) + 1}
         return document
+    fixed = ("generation", *CLAIM_FIELDS)
+    document["apicas"] = {**annex(document), **{name: ours[name] for name in fixed if name in ours}}
     if state_of(document) in {TokenState.NO_VIEW, TokenState.TODO} or equals_number(document.get("done"), 0):
         document.update(lock=lease.stored["lock"], done=0)
     return document

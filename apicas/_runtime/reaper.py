@@ -9,7 +9,7 @@ A token that a cluster stores in several versions is healed first: the one that 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,8 +103,11 @@ class Reaper:
         sweep = Sweep()
         watches: dict[str, Watch] = {}
         try:
-            async for document in self._locked():
-                await self._consider(document, watches, sweep)
+            async for page in self._locked():
+                stale = [document for document in page if self._looks_stale(document, watches, sweep)]
+                for token_id in await self._reclaim(stale):
+                    sweep.reclaimed += 1
+                    del watches[token_id]
         except PoolError:
             # After an outage nothing is stale until its owner has had time to come back.
             self._watches.clear()
@@ -112,28 +115,26 @@ class Reaper:
         self._watches = watches
         return sweep
 
-    async def _locked(self) -> AsyncIterator[Document]:
+    async def _locked(self) -> AsyncIterator[list[Document]]:
         query = ViewQuery(limit=_PAGE, include_docs=True)
         while rows := await self._client.query(LOCKED_VIEW, query):
-            for row in rows:
-                if row.document is not None:
-                    yield row.document
+            yield [row.document for row in rows if row.document is not None]
             if len(rows) < _PAGE:
                 return
             query = ViewQuery(limit=_PAGE, include_docs=True, start_key=_next_key(rows[-1].key))
 
-    async def _consider(self, document: Document, watches: dict[str, Watch], sweep: Sweep) -> None:
+    def _looks_stale(self, document: Document, watches: dict[str, Watch], sweep: Sweep) -> bool:
+        """Note a look at a token; answers whether to reclaim it."""
         token_id = document["_id"]
         if token_id in watches or token_id in self._leases or state_of(document) is not TokenState.LOCKED:
-            return
+            return False
         watch = self._watch(document)
         watches[token_id] = watch
         if not document.get("_conflicts") and self._is_stale(document, watch):
-            if await self._reclaim(document):
-                sweep.reclaimed += 1
-                del watches[token_id]
-        elif not watch.beaten and not is_foreign_lock(document):
+            return True
+        if not watch.beaten and not is_foreign_lock(document):
             sweep.unaccounted.add(token_id)
+        return False
 
     def _watch(self, document: Document) -> Watch:
         """Note this look at a token; of one with several versions, at all of them."""
@@ -162,8 +163,19 @@ class Reaper:
             foreign_lock_timeout=self._options.foreign_lock_timeout,
         )
 
-    async def _reclaim(self, document: Document) -> bool:
+    async def _reclaim(self, stale: Sequence[Document]) -> list[str]:
+        """Take tokens from their owners, all that still are as they were looked at; answers with their ids."""
+        if not stale:
+            return []
         now = self._client.time()
+        results = await self._client.save([self._reclaimed(document, now) for document in stale])
+        taken = [document for document, result in zip(stale, results, strict=True) if result.written]
+        for document in taken:
+            owner, age = _owner(document), _age(document, now)
+            log.warning("reclaimed token %s from %s, last seen alive %s", document["_id"], owner, age)
+        return [document["_id"] for document in taken]
+
+    def _reclaimed(self, document: Document, now: float) -> Document:
         later = 0.0
         charge = self._healer is None or document not in self._healer.disowned
         if charge and is_suspect(document):
@@ -174,15 +186,7 @@ class Reaper:
         if crashes > self._options.max_crashes:
             message = f"its work took {crashes} processes down; the limit is {self._options.max_crashes}"
             reclaimed = self._modifier.set_error(reclaimed, message, None, now)
-        (result,) = await self._client.save([reclaimed])
-        if result.written:
-            log.warning(
-                "reclaimed token %s from %s, last seen alive %s",
-                document["_id"],
-                _owner(document),
-                _age(document, now),
-            )
-        return result.written
+        return reclaimed
 
     async def run(self) -> None:
         """Sweep for ever, at once and then at intervals."""

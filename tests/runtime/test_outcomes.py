@@ -54,7 +54,7 @@ async def test_the_outcome_of_a_token(process: Any, state: str, fields: dict[str
     assert token.state == state
     assert {name: token[name] for name in fields} == fields
     assert "claim" not in annex(token)
-    assert token.generation == 1
+    assert token.generation == (2 if state == "todo" else 1)  # each way back is one of its own
     if state == "error":
         assert token.errors
         assert token.errors[0]["message"]

@@ -103,10 +103,12 @@ def _losers_delete() -> Patches:
 def _reclaim_of_anything() -> Patches:
     reclaim = reaper.Reaper._reclaim
 
-    async def without_swap(self: Any, document: Any) -> bool:
-        await anyio.sleep(self._times.sweep)  # a long sweep: with compare-and-swap it would do no harm
-        (fresh,) = await self._client.get([document["_id"]])
-        return await reclaim(self, document if fresh is None else {**document, "_rev": fresh["_rev"]})
+    async def without_swap(self: Any, stale: Any) -> list[str]:
+        if stale:
+            await anyio.sleep(self._times.sweep)  # a long sweep: with compare-and-swap it would do no harm
+        fresh = await self._client.get([document["_id"] for document in stale])
+        pairs = zip(stale, fresh, strict=True)
+        return await reclaim(self, [{**old, "_rev": new["_rev"]} for old, new in pairs if new is not None])
 
     return [(reaper.Reaper, "_reclaim", without_swap)]
 
