@@ -37,7 +37,7 @@ M = TypeVar("M", bound=MutableMapping[str, Any])
 
 JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
 # What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
-CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed")
+CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed", "isolated")
 # As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
 _MAX_HOSTNAME: Final = 255
 
@@ -68,6 +68,8 @@ class Claim:
     """Store time, in unix seconds."""
     lease: float
     """Seconds for which the lock holds without a heartbeat."""
+    isolated: bool = False
+    """Whether the pilot runs suspects in processes of their own, so that they cannot take it down with them."""
 
 
 def batch_job_ids(environ: Mapping[str, str]) -> dict[str, str]:
@@ -200,6 +202,7 @@ class BasicTokenModifier:
             lease=claim.lease,
             lock=now,
             claimed=now,
+            isolated=claim.isolated or None,
             generation=generation_of(token) + 1,
             not_before=None,
             taken=None,
@@ -347,7 +350,8 @@ class BasicTokenModifier:
         """Take the token from a silent owner: back to todo.
 
         A pilot that vanishes takes all its tokens with it, and nobody knows which of them was to blame. So the first
-        time they become suspects, which run in a process of their own; a suspect is charged with a crash.
+        time they become suspects, which run in a process of their own. A suspect is charged with a crash, unless its
+        pilot had such a process for it: then its pilot vanished for another reason, which is counted in `vanished`.
 
         Args:
             token: the token.
@@ -360,13 +364,15 @@ class BasicTokenModifier:
         """
         self._allow(Change.RECLAIM, token)
         self._remember(token, "reclaimed", now)
-        claim, crashes, suspect = claim_of(token), count(annex(token).get("crashes")), is_suspect(token)
+        claim, suspect = claim_of(token), is_suspect(token)
+        counter = "vanished" if annex(token).get("isolated") is True else "crashes"
+        charged = {counter: count(annex(token).get(counter)) + 1} if suspect and charge else {}
         self._back_to_todo(token, not_before=not_before or None)
         # Not settled by its owner: an owner that looks for its own lost write must not take this one for it. But its
         # late result is welcome until somebody else claims the token.
         self._annex(
             token,
-            crashes=(crashes + 1 if suspect and charge else crashes) or None,
+            **charged,
             suspect=suspect or charge or None,
             settled=None,
             taken=claim,
@@ -389,6 +395,7 @@ class BasicTokenModifier:
             token,
             crashes=None,
             releases=None,
+            vanished=None,
             suspect=None,
             not_before=None,
             settled=None,

@@ -167,6 +167,9 @@ def tries_again(scrub_count: int, max_scrub: int) -> bool:
 
 MAX_CRASHES: Final = 3
 """Crashes that are forgiven. A charge is nearly a proof: the process that died had nothing else to do."""
+MAX_VANISHED: Final = 10
+"""Pilots that may vanish under a suspect which had a process of its own. Hardly its fault; but a token that takes down
+whole nodes must come to an end."""
 FREE_RELEASES: Final = 9
 """Releases after which a token is claimed again at once: a queue of short batch jobs hands back a few times."""
 

@@ -92,6 +92,8 @@ class Claimer:
         self._unwritable: set[str] = set()
         self.disowned = Disowned()
         """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
+        self.isolates = False
+        """Whether suspects are run in processes of their own: a claim says so."""
         self.notice_split: Callable[[], None] = lambda: None
         """Called when a token with several versions is seen: it cannot be claimed before it is healed."""
         self.backoff = Backoff(first=0.02, most=2.0)
@@ -211,7 +213,8 @@ class Claimer:
 
     def _locked(self, document: Document, now: float) -> tuple[str, Document] | None:
         claim_id = self._environment.new_id()
-        claim = Claim(claim_id=claim_id, owner=self._environment.owner, now=now, lease=self._times.lease)
+        owner, lease = self._environment.owner, self._times.lease
+        claim = Claim(claim_id=claim_id, owner=owner, now=now, lease=lease, isolated=self.isolates)
         try:
             return claim_id, self._modifier.lock(dict(document), claim)
         except TransitionError:

@@ -30,7 +30,7 @@ from apicas._runtime.safekeeping import Safekeeping
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays
+from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, contact_is_lost
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -210,6 +210,10 @@ class Keeper:
         """Set the seconds before a token that failed is tried again."""
         self._reaper.delays = RetryDelays.of(retry_delay)
         self._concluding = replace(self._concluding, delays=self._reaper.delays)
+
+    def is_out_of_contact(self, token: Token) -> bool:
+        """Whether none of a token's beats has arrived for a whole lease, so that others may have taken it meanwhile."""
+        return contact_is_lost(_lease_of(token).refreshed, self.environment.monotonic(), self.times.lease)
 
     def heed_lost_contact(self, on_lost_contact: OnLostContact) -> None:
         """Set what happens to the work on a token when its beats do not arrive."""

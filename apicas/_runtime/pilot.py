@@ -287,12 +287,14 @@ class Pilot:
 
     def _isolation(self) -> Isolation | None:
         """What starts processes for tokens: with the work as it is now, before it is prepared."""
+        self._keeper.claimer.isolates = self._work.in_processes
         if self._work.in_processes or not self._keeper.environment.threads:
             return None
         isolation = Isolation(
             self._work, {"iterator": type(self._iterator), "keeper": Keeper}, self._keeper.client.time
         )
         isolation.snapshot()
+        self._keeper.claimer.isolates = isolation.unfit is None
         if isolation.unfit is not None and self._options.executor == "process":
             raise ConfigError(f"executor is process, but the work cannot be sent to one: {isolation.unfit}")
         return isolation
@@ -440,6 +442,9 @@ class Pilot:
             self._check_ends()
 
     async def _work_one(self, token: Token) -> None:
+        if self._keeper.is_out_of_contact(token):  # we slept, or were cut off: what others may have is not begun
+            self._give_back(token, Cut())
+            return
         verdict = await self._executor.run(token)
         if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
             log.warning("token %s: %s", token.id, describe(verdict.error))

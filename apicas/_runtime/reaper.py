@@ -22,7 +22,7 @@ from apicas._runtime.leases import Leases
 from apicas.clients.port import Client, ViewQuery
 from apicas.exceptions import PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
+from apicas.policies import MAX_CRASHES, MAX_VANISHED, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
 from apicas.tokens import TokenState, annex, claim_of, count, is_foreign_lock, is_suspect, state_of
 
 log = logging.getLogger("apicas.reaper")
@@ -179,14 +179,16 @@ class Reaper:
         later = 0.0
         charge = self._healer is None or document not in self._healer.disowned
         if charge and is_suspect(document):
-            crashes = count(annex(document).get("crashes")) + 1
-            later = now + self.delays.after_crash(crashes, self._environment.rng)
+            before = count(annex(document).get("crashes")) + count(annex(document).get("vanished"))
+            later = now + self.delays.after_crash(before + 1, self._environment.rng)
         reclaimed = self._modifier.reclaim(dict(document), now, charge=charge, not_before=later)
-        crashes = count(annex(reclaimed).get("crashes"))
+        crashes, vanished = (count(annex(reclaimed).get(name)) for name in ("crashes", "vanished"))
+        message = None
         if crashes > self._options.max_crashes:
             message = f"its work took {crashes} processes down; the limit is {self._options.max_crashes}"
-            reclaimed = self._modifier.set_error(reclaimed, message, None, now)
-        return reclaimed
+        elif vanished > MAX_VANISHED:
+            message = f"{vanished} pilots vanished under it, though it had a process of its own; {MAX_VANISHED} may"
+        return reclaimed if message is None else self._modifier.set_error(reclaimed, message, None, now)
 
     async def run(self) -> None:
         """Sweep for ever, at once and then at intervals."""

@@ -9,7 +9,9 @@ import pytest
 
 import apicas
 from apicas.exceptions import ConfigError
+from apicas.policies import MIN_LEASE
 from apicas.testing import FaultyClient, unix_time
+from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token
 from tests.runtime.acting import acting
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -96,3 +98,37 @@ async def test_an_odd_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="continue or stop"):
         async with pilot(make_pool(), on_lost_contact="pause"):
             pass
+
+
+@virtual
+async def test_a_pilot_that_was_stopped_begins_nothing_that_others_may_have() -> None:
+    """Its stock was claimed before it was stopped for longer than a lease: the other one has worked it by then."""
+    client, worked = make_pool(), list[tuple[str, str]]()
+    await client.upload([{"_id": f"t{number:02}"} for number in range(40)])
+
+    def work(name: str, seconds: float) -> Any:
+        async def process(token: Token) -> None:
+            worked.append((name, token.id))
+            await anyio.sleep(seconds)
+
+        return process
+
+    async def run(name: str, seconds: float) -> apicas.Report:
+        async with pilot(client, name, lock_timeout=MIN_LEASE) as tokens:
+            return await acting(tokens, work(name, seconds)).run(workers=1)
+
+    group = virtual_loop().group("stopped")
+    stopped = group.start(run("stopped", 0.1))
+    await anyio.sleep(1.05)
+    group.pause()
+    began = len(worked)
+    await run("other", 0.1)
+    client.faults.away = True  # so that no beat can say what became of its claims
+    group.resume()
+    await anyio.sleep(3)
+    client.faults.away = False
+    report = await stopped
+    assert report.claimed > began + 1  # it held a stock
+    assert [token for name, token in worked[began:] if name == "stopped"] == []
+    assert sorted({token for _, token in worked}) == [f"t{number:02}" for number in range(40)]
+    assert len(worked) == 41  # only what it was working when it was stopped came twice

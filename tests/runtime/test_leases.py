@@ -10,7 +10,7 @@ import pytest
 from apicas._documents import Document
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.policies import LeaseTimes
+from apicas.policies import MAX_VANISHED, LeaseTimes
 from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token, annex, claim_of, is_suspect
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -18,13 +18,13 @@ from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 SWEEP = LeaseTimes(lease=LEASE).sweep * 1.1  # with its jitter
 
 
-async def vanish(client: FaultyClient, count: int = 1) -> list[Token]:
+async def vanish(client: FaultyClient, count: int = 1, *, isolated: bool = False) -> list[Token]:
     """Claim tokens as a pilot that is gone the moment after."""
     modifier, now = BasicTokenModifier(), client.time()
     claimed = []
     for number, document in enumerate(await client.sample("todo", count, 0.0)):
         owner = Owner(pilot="dead", hostname="dead-node", boot="elsewhere", pid=1, started=1.0)
-        claim = Claim(claim_id=f"dead{number}", owner=owner, now=now, lease=LEASE)
+        claim = Claim(claim_id=f"dead{number}", owner=owner, now=now, lease=LEASE, isolated=isolated)
         claimed.append(modifier.lock(document, claim))
     assert all(result.written for result in await client.save(claimed))
     return [Token(document) for document in claimed]
@@ -300,6 +300,25 @@ async def test_too_many_crashes_end_in_error() -> None:
     assert stored.state == "error"
     assert stored.crashes == 3
     assert "3 processes" in stored.errors[-1]["message"]
+
+
+@virtual
+async def test_a_suspect_with_a_process_of_its_own_outlives_many_pilots_though_not_any_number() -> None:
+    """Pilots are killed for other reasons, too; but a token that takes down whole nodes comes to an end."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    gone = virtual_environment(gone=lambda document: annex(document).get("pilot") == "dead")
+    async with pilot(client, environment=gone, max_crashes=0) as tokens:
+        for _ in range(1 + MAX_VANISHED):
+            await vanish(client, isolated=True)
+            await tokens.keeper.sweep()
+        stored = await client.fetch("t")
+        assert (stored.state, stored.crashes) == ("todo", 0)
+        await vanish(client, isolated=True)
+        await tokens.keeper.sweep()
+    stored = await client.fetch("t")
+    assert (stored.state, stored.crashes) == ("error", 0)
+    assert f"{MAX_VANISHED + 1} pilots vanished" in stored.errors[-1]["message"]
 
 
 @virtual

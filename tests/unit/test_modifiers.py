@@ -212,7 +212,7 @@ def test_a_claim_says_who_holds_the_token() -> None:
     token = modifier.lock(token_in(TokenState.TODO, exit_code=3, pbs_job_id="old"), claim())
     assert (token["lock"], token["done"], token["hostname"], token["exit_code"]) == (NOW, 0, "node1", "")
     assert (token["slurm_job_id"], "pbs_job_id" in token) == ("42_1", False)
-    assert set(CLAIM_FIELDS) <= set(annex(token))
+    assert set(CLAIM_FIELDS) - {"isolated"} <= set(annex(token))
     assert (annex(token)["lease"], annex(token)["lock"], annex(token)["pilot"]) == (60.0, NOW, "p1")
 
 
@@ -301,6 +301,18 @@ def test_the_first_silence_makes_a_suspect_and_the_next_ones_are_charged() -> No
         (True, 1),
         (True, 2),
     ]
+
+
+def test_a_suspect_that_had_a_process_of_its_own_is_not_charged_with_its_pilots_end() -> None:
+    """Its own crash would not have taken the pilot along. It is counted apart, since everything comes to an end."""
+    token = reclaimed(1)
+    for number in range(2):
+        lock = Claim(claim_id=f"i{number}", owner=OWNER, now=NOW, lease=900, isolated=True)
+        modifier.reclaim(modifier.lock(token, lock), NOW)
+    assert (Token(token).crashes, annex(token)["vanished"]) == (0, 2)
+    modifier.reclaim(modifier.lock(token, claim(9)), NOW)
+    assert (Token(token).crashes, annex(token)["vanished"]) == (1, 2)
+    assert "vanished" not in annex(modifier.reset(token, NOW))
 
 
 def test_a_silence_that_is_nobodys_fault_is_not_charged() -> None:
