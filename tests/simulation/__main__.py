@@ -8,6 +8,7 @@ python -m tests.simulation --mutants              which seed catches which known
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
@@ -149,7 +150,7 @@ def _list_mutants(limit: int, *, search: bool) -> int:
 
 def catch(mutant: Mutant, limit: int) -> tuple[int | None, str]:
     """The seed that catches a mistake, and how: the known one, else the first at which an invariant of its own does."""
-    for seed in range(limit) if mutant.seed is None else [mutant.seed]:
+    for seed in itertools.chain([] if mutant.seed is None else [mutant.seed], range(limit)):
         violations = _run(make_plan(seed), mutant).violations
         if violations and violations[0].invariant in mutant.invariants:
             return seed, str(violations[0])

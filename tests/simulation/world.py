@@ -20,7 +20,7 @@ from apicas._runtime.healer import Healer
 from apicas._runtime.hooks import Work
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import replay
-from apicas.exceptions import ApicasError, PoolError, PoolUnavailableError
+from apicas.exceptions import ApicasError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
 from apicas.policies import LeaseTimes
@@ -70,6 +70,8 @@ class _Running:
     task: asyncio.Task[None] | None = None
     pilot: Pilot | None = None
     drained: bool = False
+    ran: bool = False
+    """Whether it has run to its end since all faults were over."""
 
 
 class _WatchedOutbox(MemoryOutbox):
@@ -237,7 +239,9 @@ class World:
             plan.name, seed=self.plan.seed, gone=lambda document: annex(document).get("pilot") in self.gone
         )
         process = self.history.watched(plan.name, self._process)
-        while True:
+        options = RunOptions(workers=plan.workers, grace=LEASE / 4)
+        while not (self.mended and running.ran) and not running.drained:
+            self.history.run_began(plan.name)
             iterator = BasicViewIterator(
                 client,
                 BasicTokenModifier(),
@@ -246,20 +250,18 @@ class World:
                 max_scrub=2,
                 outbox=self.box,
             )
-            options = RunOptions(workers=plan.workers, grace=LEASE / 4)
-            running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
-            self.history.run_began(plan.name)
             try:
                 async with client:
+                    running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
                     report = await running.pilot.run()
             except PoolUnavailableError as error:  # it could not even begin: the batch system starts it again
                 self.history.note(plan.name, f"ends: {error}")
             else:
+                running.ran = self.mended
                 self.history.run_ended(plan.name)
                 self.history.note(plan.name, f"ends: {report}; {report.reason}")
-                if self.mended or running.drained:
-                    return
-            await anyio.sleep(LEASE * 0.75)
+            if not running.ran:
+                await anyio.sleep(LEASE * 0.75)
 
     async def _process(self, token: Token) -> Any:
         number = self.tries[token.id]
@@ -487,6 +489,3 @@ def run_plan(plan: Plan) -> Result:
         return await World(plan).run()
 
     return run_virtual(main)
-
-
-__all__ = ["PoolError", "Result", "World", "run_plan"]
