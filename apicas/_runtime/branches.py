@@ -57,7 +57,7 @@ async def overtaken(client: Client, leases: Sequence[Lease]) -> set[Lease]:
 def _speaker(lease: Lease, leaves: Sequence[Document]) -> Document | None:
     """The version that tells about a lease; None where the token is gone.
 
-    One of a higher generation, if there is any. Else our own outcome, the lock of a PiCaS pilot, or the leaf that we
+    One of a higher generation, if there is any. Else our own outcome, what a PiCaS pilot wrote, or the leaf that we
     hold. Where beats of ours that a minority took have split our own branch, any part of it will do: a plain answer to
     the next write decides. Else whatever is shown, which is not ours.
     """
@@ -71,13 +71,24 @@ def _speaker(lease: Lease, leaves: Sequence[Document]) -> Document | None:
         if standing(lease.stored, leaf, lease.claim_id) is Standing.SETTLED:
             return leaf
     for leaf in ordered:
-        # PiCaS takes any answer for a lock, and works the token: one of us has to stand down, and it never does.
-        if state_of(leaf) is TokenState.LOCKED and is_foreign_lock(leaf):
+        if _is_taken(lease, leaf):
             return leaf
     for leaf in ordered:
         if standing(lease.stored, leaf, lease.claim_id) is Standing.OURS:
             return leaf
     return leaves[0]
+
+
+def _is_taken(lease: Lease, leaf: Document) -> bool:
+    """Whether a leaf shows that somebody without a claim took the token: PiCaS, or a person.
+
+    PiCaS takes any answer for a lock, and works the token: one of us has to stand down, and it never does. It writes
+    over a leaf of ours and leaves our claim in it; what else of ours is left beside that is a beat of which a minority
+    knew.
+    """
+    if state_of(leaf) is TokenState.LOCKED and is_foreign_lock(leaf):
+        return True
+    return claim_of(leaf) == lease.claim_id and standing(lease.stored, leaf, lease.claim_id) is Standing.LOST
 
 
 class Disowned:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import anyio
+from collections.abc import Sequence
+from typing import Any, cast
 
+import anyio
+import pytest
+
+from apicas._runtime.branches import read_own
+from apicas._runtime.leases import Lease
+from apicas.clients.port import Client
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
+from apicas.policies import Standing, standing
 from apicas.testing import ReplicatedClient, ReplicatedStore, run_virtual, virtual_environment
-from tests.simulation.scenario import Attempt, Fault, PilotPlan, Plan, TokenPlan
-from tests.simulation.world import run_plan
+from apicas.tokens import new_token
 
 LEASE = 20.0
 
@@ -46,22 +53,36 @@ def test_a_token_that_is_claimed_anew_is_waited_for() -> None:
     run_virtual(main)
 
 
-def test_a_pilot_stands_down_for_a_picas_pilot_on_another_branch() -> None:
-    """PiCaS locked over a held token on two replicas, a beat arrived at the third: the owner went on on its branch."""
-    plan = Plan(
-        seed=1351,
-        replicas=3,
-        hop=0.1,
-        spread=0.5,
-        tokens=(TokenPlan("t0", 0.0, (Attempt("return", 52.0), Attempt("return", 14.0))),),
-        pilots=(
-            PilotPlan("p0", 0, 10.46, 1),
-            PilotPlan("p1", 2, 18.77, 2, 40.0),
-            PilotPlan("p2", 0, 0.0, 1),
-            PilotPlan("p3", 1, 0.0, 1),
-        ),
-        faults=(Fault("picas", 15.688, "t0", 57.601),),
+class TwoLeaves:
+    """A cluster that has two versions of one token."""
+
+    replicated = True
+
+    def __init__(self, *leaves: dict[str, Any]) -> None:
+        self._leaves = leaves
+
+    async def leaves(self, ids: Sequence[str]) -> list[list[dict[str, Any]]]:
+        return [[dict(leaf) for leaf in self._leaves] for _ in ids]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_pilot_stands_down_for_a_picas_pilot_on_another_branch(ended: bool) -> None:
+    """PiCaS locked over a held token on two replicas, and perhaps ended it, when a beat arrived at the third.
+
+    The owner took its beat for a sign that it still held the token, and both worked it. Seeds 1351 and 8765.
+    """
+    modifier = BasicTokenModifier()
+    owner = Owner(pilot="one", hostname="node")
+    claimed = modifier.lock(
+        {**new_token({}, "t"), "_rev": "1-a"}, Claim(claim_id="c", owner=owner, now=1.8e9, lease=LEASE)
     )
-    result = run_plan(plan)
-    assert any("is told unknown of t0" in line and "p3" in line for line in result.lines), "no split any more"
-    assert not result.violations
+    beat = {**modifier.refresh(dict(claimed), 1.8e9 + 5), "_rev": "3-beat"}
+    picas = {**claimed, "lock": 1_800_000_004, "hostname": "other", "_rev": "3-picas"}
+    if ended:
+        picas |= {"done": 1_800_000_006, "exit_code": 0}
+    lease = Lease("t", "c", stored=claimed, base=claimed, refreshed=0.0)
+    for leaves in ([beat, picas], [picas, beat]):
+        (document,) = await read_own(cast("Client", TwoLeaves(*leaves)), [lease])
+        assert standing(lease.stored, document, "c") is Standing.LOST
+    (document,) = await read_own(cast("Client", TwoLeaves(beat, {**beat, "_rev": "3-other"})), [lease])
+    assert standing(lease.stored, document, "c") is Standing.OURS
