@@ -43,8 +43,9 @@ from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token, TokenState, annex, is_foreign_lock, state_of
 from tests.simulation.scenario import HORIZON, LEASE, Attempt, Fault, PilotPlan, Plan
 
-DEADLINE = 20 * LEASE
-"""Seconds after the horizon by which everything has ended."""
+DEADLINE = 3600.0 + 20 * LEASE
+"""Seconds after the horizon by which everything has ended. A store's clock that was an hour ahead when it stamped a
+token's `not_before` makes that token wait for an hour."""
 START = 2.0
 """Seconds until the tokens are in all replicas, and everything begins."""
 
