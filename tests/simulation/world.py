@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
 import apicas
 from apicas._runtime.aside import LostVersions
-from apicas._runtime.entries import Entry
 from apicas._runtime.healer import Healer
 from apicas._runtime.hooks import Work
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import replay
-from apicas.exceptions import ApicasError, PoolUnavailableError
+from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
 from apicas.policies import LeaseTimes
 from apicas.testing import (
-    Group,
     History,
     Invariants,
     Latency,
-    MemoryOutbox,
-    Mishaps,
     ReplicatedClient,
     ReplicatedStore,
     Violation,
     run_virtual,
     virtual_environment,
 )
-from apicas.testing.revisions import Replica
-from apicas.testing.store import Write
 from apicas.testing.virtual import virtual_loop
-from apicas.tokens import Token, TokenState, annex, is_foreign_lock, state_of
-from tests.simulation.scenario import HORIZON, LEASE, Attempt, Fault, PilotPlan, Plan
+from apicas.tokens import Token, TokenState, annex, is_foreign_lock
+from tests.simulation.mischief import Mischief, Running, WatchedOutbox, reset
+from tests.simulation.scenario import HORIZON, LEASE, START, Attempt, Fault, PilotPlan, Plan
 
 DEADLINE = 3600.0 + 20 * LEASE
 """Seconds after the horizon by which everything has ended. A store's clock that was an hour ahead when it stamped a
 token's `not_before` makes that token wait for an hour."""
-START = 2.0
-"""Seconds until the tokens are in all replicas, and everything begins."""
 
 
 @dataclass
@@ -63,40 +53,14 @@ class Result:
 
 
 @dataclass
-class _Running:
-    """A pilot in the world."""
-
-    plan: PilotPlan
-    group: Group
-    task: asyncio.Task[None] | None = None
-    pilot: Pilot | None = None
-    drained: bool = False
-    ran: bool = False
-    """Whether it has run to its end since all faults were over."""
-
-
-class _WatchedOutbox(MemoryOutbox):
-    """The disk that all pilots share; what is put on it is seen."""
-
-    def __init__(self, history: History) -> None:
-        super().__init__(delay=0.01)
-        self._history = history
-
-    async def put(self, entries: Sequence[Entry]) -> None:
-        await super().put(entries)
-        for entry in entries:
-            self._history.saw_kept(entry.pilot, entry.token, entry.claim)
-
-
-@dataclass
-class World:
+class World(Mischief):
     """One run of one plan."""
 
     plan: Plan
     store: ReplicatedStore = field(init=False)
     history: History = field(init=False)
     rules: Invariants = field(init=False)
-    running: dict[str, _Running] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     """The names of crashed pilots of which everybody can know it."""
     tries: Counter[str] = field(default_factory=Counter)
@@ -116,7 +80,7 @@ class World:
         self.store.observers.append(self)
         self.history.people |= {"person", "picas"}
         self.rules = Invariants(self.history)
-        self.box = _WatchedOutbox(self.history)
+        self.box = WatchedOutbox(self.history)
         self.tokens = {token.id: token for token in self.plan.tokens}
 
     # The course of things. ------------------------------------------------------------------------------------------
@@ -170,7 +134,7 @@ class World:
             if stored is None:
                 await person.upload([{"_id": identifier}])
             if stored is not None and stored.state is TokenState.LOCKED and is_foreign_lock(stored.content):
-                await person.edit(identifier, _reset)
+                await person.edit(identifier, reset)
 
     def _push(self, identifier: str) -> None:
         client = ReplicatedClient(self.store, "person")
@@ -228,12 +192,12 @@ class World:
 
     def _start(self, plan: PilotPlan) -> None:
         group = virtual_loop().group(plan.name)
-        running = self.running[plan.name] = _Running(plan, group)
+        running = self.running[plan.name] = Running(plan, group)
         self.history.pilot(plan.name, plan.home, lease=plan.lease, group=group)
         self.history.note(plan.name, "starts")
         running.task = group.start(self._live(running))
 
-    async def _live(self, running: _Running) -> None:
+    async def _live(self, running: Running) -> None:
         plan = running.plan
         client = ReplicatedClient(self.store, plan.name, plan.home)
         environment = virtual_environment(
@@ -281,212 +245,17 @@ class World:
                 raise apicas.Release("not now")
         return number
 
-    # Faults. --------------------------------------------------------------------------------------------------------
-
-    def _strike(self, fault: Fault) -> None:
-        _STRIKES[fault.kind](self, fault)
-
-    def _lives(self, name: str) -> _Running | None:
-        """A pilot that has started, and neither crashed nor ended."""
-        running = self.running.get(name)
-        if running is None or running.task is None or running.task.done() or self.history.lives[name].crashed:
-            return None
-        return running
-
-    def _later(self, seconds: float, callback: Callable[..., None], *arguments: Any) -> None:
-        """Undo something; at the horizon it is undone in any case, and by then this does no harm."""
-        virtual_loop().call_later(seconds, callback, *arguments)
-
-    def _fired(self, fault: Fault) -> None:
-        self.store.fired[fault.kind] += 1
-        self.history.note("-", f"{fault.kind} {fault.target} {fault.seconds:g} s {fault.amount:g}")
-
-    def crash(self, fault: Fault, *, known: bool = False) -> None:
-        running = self._lives(fault.target)
-        if running is None:
-            return
-        self._fired(fault)
-        running.group.pause()
-        self.history.crashed(fault.target)
-        if known:
-            self.gone.add(fault.target)
-        if len(fault.target) < 4:
-            plan = running.plan
-            self._later(fault.seconds, self._restart, PilotPlan(f"{plan.name}+", plan.home, 0.0, plan.workers))
-
-    def _restart(self, plan: PilotPlan) -> None:
-        if virtual_loop().time() < START + HORIZON and plan.name not in self.running:
-            self._start(plan)
-
-    def pause(self, fault: Fault) -> None:
-        running = self._lives(fault.target)
-        if running is None or running.group.paused:
-            return
-        self._fired(fault)
-        running.group.pause()
-        self.history.paused(fault.target)
-        self._later(fault.seconds, self._wake, fault.target)
-
-    def _wake(self, name: str) -> None:
-        running = self._lives(name)
-        if running is not None and running.group.paused:
-            self.history.woken(name)
-            running.group.resume()
-
-    def cut(self, fault: Fault) -> None:
-        running = self._lives(fault.target)
-        if running is None:
-            return
-        self._fired(fault)
-        pair = (fault.target, running.plan.home)
-        self.store.cut.add(pair)
-        self._later(fault.seconds, self.store.cut.discard, pair)
-
-    def split(self, fault: Fault) -> None:
-        number = int(fault.target)
-        pairs = {(number, other) for other in range(self.plan.replicas) if other != number}
-        if not pairs:
-            return
-        self._fired(fault)
-        self.store.cut |= pairs
-        self._later(fault.seconds, self._join, pairs)
-
-    def _join(self, pairs: set[tuple[Any, Any]]) -> None:
-        self.store.cut -= pairs
-        self.store.mend()
-
-    def pause_replica(self, fault: Fault) -> None:
-        number = int(fault.target)
-        if not self.store.replicas[number].paused:
-            self._fired(fault)
-            self.store.pause_replica(number)
-            self._later(fault.seconds, self._wake_replica, number)
-
-    def _wake_replica(self, number: int) -> None:
-        if self.store.replicas[number].paused:
-            self.store.resume_replica(number)
-
-    def stop_replica(self, fault: Fault) -> None:
-        self._fired(fault)
-        self.store.away.add(int(fault.target))
-        self._later(fault.seconds, self._start_replica, int(fault.target))
-
-    def _start_replica(self, number: int) -> None:
-        self.store.away.discard(number)
-        self.store.mend()
-
-    def mishap(self, fault: Fault, *, name: str) -> None:
-        self._fired(fault)
-        mishaps = self.store.mishaps.setdefault(fault.target, Mishaps())
-        setattr(mishaps, name, fault.amount)
-        self._later(fault.seconds, setattr, mishaps, name, 0.0)
-
-    def clock(self, fault: Fault, *, replica: bool = False) -> None:
-        self._fired(fault)
-        whose = int(fault.target) if replica else fault.target
-        self.store.clock_errors[whose] = fault.amount
-        self._later(fault.seconds, self._mend_clock, whose)
-
-    def _mend_clock(self, whose: Any) -> None:
-        self.store.clock_errors.pop(whose, None)
-
-    def drain(self, fault: Fault) -> None:
-        running = self._lives(fault.target)
-        if running is None or running.pilot is None:
-            return
-        self._fired(fault)
-        running.drained = True
-        running.group.call(running.pilot.drain, "told to")
-
-    def fill_disk(self, fault: Fault) -> None:
-        self._fired(fault)
-        self.box.failure = errno.ENOSPC
-        self._later(fault.seconds, setattr, self.box, "failure", None)
-
-    def arm(self, fault: Fault) -> None:
-        """Strike a pilot at its next write."""
-        if self._lives(fault.target) is not None:
-            self.armed.append(fault)
-
-    def written(self, write: Write, _replica: Replica) -> None:
-        """Told by the store."""
-        for fault in [fault for fault in self.armed if fault.target == write.client]:
-            self.armed.remove(fault)
-            self.store.fired[fault.kind] += 1
-            virtual_loop().call_soon(self._strike, replace(fault, kind=fault.kind.removesuffix(" at write")))
-
-    def answered(self, write: Write) -> None:
-        """Told by the store."""
-
-    # People. --------------------------------------------------------------------------------------------------------
-
-    def deed(self, fault: Fault, *, act: Callable[[World, Fault], Any]) -> None:
-        self._fired(fault)
-        self.deeds.append(virtual_loop().create_task(self._try(act(self, fault), fault.kind)))
-
-    async def _try(self, deed: Awaitable[Any], what: str) -> None:
-        try:
-            await deed
-        except ApicasError as error:
-            self.history.note("-", f"{what} fails: {error}")
-
-    async def edit(self, fault: Fault) -> None:
-        client = ReplicatedClient(self.store, "person")
-        await client.edit(fault.target, lambda token: token.update(note=fault.at))
-        self.edits[fault.target] = virtual_loop().time(), fault.at
-
-    async def reset(self, fault: Fault) -> None:
-        client = ReplicatedClient(self.store, "person")
-        await client.edit(fault.target, _reset)
-
-    async def picas(self, fault: Fault) -> None:
-        """A PiCaS pilot: it locks over what it finds, never beats, and drops its result where it meets a conflict."""
-        client = ReplicatedClient(self.store, "picas")
-        (document,) = await client.get([fault.target])
-        if document is None or state_of(document) not in {TokenState.TODO, TokenState.LOCKED}:
-            return
-        document.update(lock=int(client.time()) + 1, hostname="picas-node")
-        (result,) = await client.save([document])
-        if not result.written:
-            return
-        await anyio.sleep(fault.seconds)
-        document.update(_rev=result.rev, done=int(client.time()), exit_code=0)
-        await client.save([document])
-
-
-def _reset(token: Token) -> None:
-    BasicTokenModifier().reset(token, now=0.0)
-
-
-_STRIKES: dict[str, Callable[[World, Fault], None]] = {
-    "crash": World.crash,
-    "crash known": partial(World.crash, known=True),
-    "pause": World.pause,
-    "crash at write": World.arm,
-    "pause at write": World.arm,
-    "cut": World.cut,
-    "lost requests": partial(World.mishap, name="lost_requests"),
-    "lost answers": partial(World.mishap, name="lost_answers"),
-    "duplicates": partial(World.mishap, name="duplicates"),
-    "delays": partial(World.mishap, name="delays"),
-    "clock": World.clock,
-    "drain": World.drain,
-    "disk full": World.fill_disk,
-    "pause replica": World.pause_replica,
-    "stop replica": World.stop_replica,
-    "split replica": World.split,
-    "replica clock": partial(World.clock, replica=True),
-    "edit": partial(World.deed, act=World.edit),
-    "reset": partial(World.deed, act=World.reset),
-    "picas": partial(World.deed, act=World.picas),
-}
-
 
 def run_plan(plan: Plan) -> Result:
     """Run a plan in virtual time."""
-    logging.getLogger("apicas").setLevel(logging.CRITICAL)
+    log = logging.getLogger("apicas")
+    level = log.level
 
     async def main() -> Result:
         return await World(plan).run()
 
-    return run_virtual(main)
+    log.setLevel(logging.CRITICAL)  # what pilots say of so many faults nobody reads
+    try:
+        return run_virtual(main)
+    finally:
+        log.setLevel(level)
