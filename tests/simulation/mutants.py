@@ -236,7 +236,7 @@ def _overwritten_edits() -> Patches:
 
 
 MUTANTS = [
-    Mutant("outbox replayed without a fence", ("done stays", "fence"), _replay_without_fence, 47),
+    Mutant("outbox replayed without a fence", ("done stays", "fence"), _replay_without_fence, 89),
     Mutant("generation that nobody counts", ("one commit",), _uncounted_generations, 0),
     Mutant("outcome over a person's edit", ("nothing lost",), _overwritten_edits, 227),
     Mutant("no claimable check", ("fence", "done stays"), _without_claimable_check, 2),

@@ -9,6 +9,8 @@ LEASE = 20.0
 """Seconds; of all pilots."""
 HORIZON = 5 * LEASE
 """Seconds after which nothing goes wrong any more."""
+START = 2.0
+"""Seconds until the tokens are in all replicas, and everything begins."""
 
 
 @dataclass(frozen=True, slots=True)
