@@ -58,14 +58,19 @@ class Ledger:
         """Time, pilot, and how a token left it."""
         self.reclaims: list[tuple[float, str]] = []
         """Time and token."""
-        self.taken_from: list[tuple[float, str]] = []
-        """Time of each reclaim, and which pilot had the token; none of those that had begun with nothing."""
+        self._owners: list[tuple[float, str]] = []
         self.ended: set[str] = set()
         """Tokens of which an execution came to its end."""
         self.busy: set[str] = set()
         """Pilots that have begun with a token."""
         self._names: dict[str, str] = {}
         self._files: dict[str, tuple[Path, int]] = {}
+
+    @property
+    def taken_from(self) -> list[tuple[float, str]]:
+        """Time of each reclaim, and which pilot had the token; none of those that had begun with nothing."""
+        # Only now: the lines of the one who reclaimed may be read before those of the owner.
+        return [(at, name) for at, owner in self._owners for identity, name in self._names.items() if identity in owner]
 
     def follow(self, pilot: str, path: Path) -> None:
         """Read the lines of one more pilot."""
@@ -103,6 +108,6 @@ class Ledger:
             case "R":
                 token, owner = fields
                 self.reclaims.append((at, token))
-                self.taken_from += [(at, name) for identity, name in self._names.items() if identity in owner]
+                self._owners.append((at, owner))
             case _:
                 raise ValueError(f"a line of an unknown kind from {pilot}: {line}")
