@@ -28,6 +28,7 @@ from apicas._runtime.safekeeping import PUT_AWAY_TIME, Safekeeping
 from apicas.clients.port import Client, SaveResult, SaveStatus
 from apicas.exceptions import AccessDeniedError, PoolError, PoolNotFoundError
 from apicas.policies import Backoff, Standing, standing
+from apicas.tokens import claim_of
 
 log = logging.getLogger("apicas.committer")
 
@@ -84,6 +85,12 @@ class Settlement:
     """Whether the outbox may have it, or a part of it."""
     over: Document | None = None
     """What it is to be written over, where that is not the document of the lease: the lease is lost."""
+    doubtful: bool = False
+    """Whether a replicated store may have it in a minority of the replicas only."""
+    unconfirmed: Document | None = None
+    """The outcome as it was found there: written once more, so that a plain answer says that a majority has it."""
+    answer: SaveStatus | None = None
+    """What became of the last attempt to write it."""
 
     @property
     def is_finished(self) -> bool:
@@ -251,7 +258,8 @@ class Committer:
     async def run_once(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write a batch, and answer which of it have to be tried again."""
         writable, taken = await self._begin(batch)
-        late = await overtaken(self._client, [one.lease for one in writable if one.over is None])
+        own = [one.lease for one in writable if one.over is None and one.unconfirmed is None]
+        late = await overtaken(self._client, own)
         lost = [one for one in writable if one.lease in late]
         writable = [one for one in writable if one.lease not in late]
         results = await self._client.save([_document(settlement) for settlement in writable]) if writable else []
@@ -263,6 +271,8 @@ class Committer:
             elif result.status is SaveStatus.REJECTED:
                 rejected.append((settlement, result))
             else:
+                settlement.answer = result.status
+                settlement.doubtful |= self._client.replicated and result.status is SaveStatus.UNKNOWN
                 unclear.append(settlement)
         await self._lose(lost)
         return await self._fall_back(rejected) + await self._look(unclear)
@@ -330,6 +340,9 @@ class Committer:
         for settlement, document in zip(unclear, fresh, strict=True):
             lease = settlement.lease
             match standing(lease.stored, document, lease.claim_id):
+                case Standing.SETTLED if document is not None and _needs_confirming(settlement, document):
+                    settlement.unconfirmed = document
+                    again.append(settlement)
                 case Standing.SETTLED:
                     self._end(settlement)
                 case Standing.OURS if document is not None and lease.phase is Phase.SETTLING:
@@ -357,8 +370,22 @@ def _is_unchanged(lease: Lease, document: Document | None) -> bool:
     return document is not None and document["_rev"] == lease.stored["_rev"] and lease.phase is Phase.SETTLING
 
 
+def _needs_confirming(settlement: Settlement, found: Document) -> bool:
+    """Whether an outcome that was found in a replicated store may be lost with the few replicas that have it.
+
+    What somebody has claimed or changed since then went through a majority.
+    """
+    if not settlement.doubtful or claim_of(found) is not None:
+        return False
+    before = settlement.unconfirmed
+    changed = before is not None and before["_rev"] != found["_rev"]
+    return not (changed and settlement.answer is SaveStatus.CONFLICT)
+
+
 def _document(settlement: Settlement) -> Document:
     """The outcome as it is to be written now."""
+    if settlement.unconfirmed is not None:
+        return settlement.unconfirmed
     lease = settlement.lease
     over = lease.stored if settlement.over is None else settlement.over
     return written_over(lease.base, settlement.outcome.document, over, lease.claim_id)

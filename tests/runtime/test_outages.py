@@ -16,6 +16,7 @@ from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import AccessDeniedError, LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
+from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token
 from tests.runtime.acting import TOKENS, FarClient, filled, returns, work
@@ -354,3 +355,64 @@ async def test_nobody_waits_for_an_outcome_that_nobody_will_write() -> None:
         await anyio.sleep(1)
     with anyio.fail_after(LEASE), pytest.raises(LeaseLostError, match="not written"):
         await task
+
+
+class Replicated(FaultyClient):
+    """Says that it has replicas; `lose_answers` then stands for what a minority of them took."""
+
+    replicated = True
+    before_third_save: Callable[[], Awaitable[object]] | None = None
+
+    @override
+    async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        if self.before_third_save is not None and self.requests.count("save") == 2:
+            act, self.before_third_save = self.before_third_save, None
+            await act()
+        return await super().save(documents)
+
+
+@pytest.mark.parametrize("accepted", [1, 3])
+@virtual
+async def test_an_outcome_that_a_minority_took_is_written_until_a_majority_has_it(accepted: int) -> None:
+    """It can be read back at once, but would be lost with the one replica that has it."""
+    client = Replicated(Faults(), now=unix_time)
+    await client.upload([{"_id": "t"}])
+    async with replicated_pilot(client) as tokens:
+        (token,) = await tokens.claim()
+        client.faults.lose_answers = accepted
+        async with token:
+            token["output"] = 1
+        assert client.faults.lose_answers == 0
+    stored = await client.fetch("t")
+    assert (stored.state, stored.output) == ("done", 1)
+    assert client.requests.count("save") == 1 + accepted + 1  # the claim, what was accepted, and the plain answer
+
+
+@virtual
+async def test_nothing_is_confirmed_over_the_claim_of_another_pilot() -> None:
+    """That claim went through a majority, so it says enough."""
+    client = Replicated(Faults(), now=unix_time)
+    await client.upload([{"_id": "t"}])
+    taken = list[Token]()
+
+    async def claim() -> None:
+        stored = await client.fetch("t")
+        owner = Owner(pilot="two", hostname="node2")
+        lock = Claim(claim_id="c2", owner=owner, now=unix_time(), lease=LEASE)
+        (result,) = await client.rival().save([BasicTokenModifier().lock(stored, lock)])
+        assert result.written
+        taken.append(await client.fetch("t"))
+
+    async with replicated_pilot(client) as tokens:
+        (token,) = await tokens.claim()
+        client.faults.lose_answers = 1
+        client.before_third_save = claim
+        async with token:
+            raise apicas.Retry("again")
+        assert tokens.keeper.tally.scrubbed == 1
+    assert (await client.fetch("t")).rev == taken[0].rev
+
+
+def replicated_pilot(client: Replicated) -> BasicViewIterator:
+    """A pilot that works over this very client: its fork would not be replicated."""
+    return BasicViewIterator(client, BasicTokenModifier(), environment=virtual_environment("one"))
