@@ -22,9 +22,10 @@ import anyio
 
 from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
-from apicas._runtime.isolation import IsolatedProcess, Isolation
+from apicas._runtime.isolation import IsolatedProcess, UnfitError
 from apicas._runtime.lag import running_token
 from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
+from apicas._runtime.processes import ProcessPool
 from apicas.exceptions import Release, TokenTimeoutError
 from apicas.tokens import Token, is_suspect
 
@@ -85,16 +86,16 @@ class Executor:
         work: the user's hooks.
         keeper: tells when a lease is lost.
         options: how.
-        isolation: starts processes for tokens; None where there are none.
+        processes: those that tokens can have to themselves; None where there are none.
     """
 
     def __init__(
-        self, work: Work, keeper: LeaseKeeper, options: ExecutorOptions, isolation: Isolation | None = None
+        self, work: Work, keeper: LeaseKeeper, options: ExecutorOptions, processes: ProcessPool | None = None
     ) -> None:
         self._work = work
         self._keeper = keeper
         self._options = options
-        self._isolation = isolation
+        self._processes = processes
         self._scopes: set[anyio.CancelScope] = set()
         self._cleanups: set[anyio.CancelScope] = set()
         self._gate = Gate()
@@ -117,6 +118,8 @@ class Executor:
 
     def cut(self) -> None:
         """End all work, and leave cleanup_run only a moment."""
+        if self._processes is not None:
+            self._processes.cut(LAST_MOMENT)
         self.cancel()
         self._options = replace(self._options, cleanup_time=LAST_MOMENT)
         soon = anyio.current_time() + LAST_MOMENT
@@ -127,8 +130,8 @@ class Executor:
         """Work one token; ends early when its lease is lost."""
         if self._gate.taken:  # and whatever is held here would be blamed if that one took the pilot down
             return Raised(Release("another token has the pilot to itself", after=LATER))
-        if self._isolation is not None and (self._options.always_isolate or is_suspect(token.document)):
-            verdict = await self._watched(token, partial(self._run_isolated, self._isolation))
+        if self._processes is not None and (self._options.always_isolate or is_suspect(token.document)):
+            verdict = await self._watched(token, partial(self._run_isolated, self._processes))
             if verdict is not None:
                 return verdict
         return await self._watched(token, self._run_here)
@@ -210,7 +213,7 @@ class Executor:
 
     # In a process of its own. ----------------------------------------------------------------------------------------
 
-    async def _run_isolated(self, isolation: Isolation, token: Token, scope: anyio.CancelScope) -> Verdict | None:
+    async def _run_isolated(self, processes: ProcessPool, token: Token, scope: anyio.CancelScope) -> Verdict | None:
         """Work a token in a process; None where that cannot be."""
         verdict: Verdict | None = Cut()
         process: IsolatedProcess | None = None
@@ -219,41 +222,22 @@ class Executor:
             with scope:
                 await self._gate.enter()
                 inside = True
-                if isolation.unfit is None:
-                    process = isolation.start()
-                    verdict = await self._perform_in(process, token)
-                else:
-                    self._say_unfit(token, isolation.unfit)
-                    verdict = None
+                process = await processes.take(token)
+                verdict = await self._limited(token, partial(_work_in, process))
+        except UnfitError as error:
+            self._say_unfit(token, str(error))
+            verdict = None
         except OSError as error:
             log.warning("token %s waits: %s", token.id, error)
             verdict = Raised(Release(str(error), after=LATER))
         finally:
             try:
                 if process is not None:
-                    await self._end(process, token)
+                    await processes.give_back(process)
             finally:
                 if inside:
                     self._gate.leave()
         return verdict
-
-    async def _perform_in(self, process: IsolatedProcess, token: Token) -> Verdict | None:
-        unfit = await process.ready()
-        if unfit is not None:
-            self._say_unfit(token, unfit)
-            return None
-        return await self._limited(token, lambda token: process.work(token, self._options.cleanup_time))
-
-    async def _end(self, process: IsolatedProcess, token: Token) -> None:
-        try:
-            with anyio.move_on_after(self._options.cleanup_time, shield=True) as scope:
-                self._cleanups.add(scope)
-                try:
-                    await process.leave(token)
-                finally:
-                    self._cleanups.discard(scope)
-        finally:
-            await process.end()
 
     def _say_unfit(self, token: Token, reason: str) -> None:
         if not self._said_unfit:
@@ -279,6 +263,10 @@ class Executor:
         if timer.cancelled_caught:
             return Raised(TokenTimeoutError(f"not done within the time limit of {limit:g} s"))
         return Cut()
+
+
+async def _work_in(process: IsolatedProcess, _token: Token) -> Verdict:
+    return await process.work()
 
 
 def _is_from_outside(error: BaseException) -> bool:

@@ -4,10 +4,11 @@ Rules:
 - What the pilot sends about the work is unpickled: it comes from the same user. Tokens come and go as JSON, and nothing
   that this process says is unpickled.
 - A thread listens to the pilot. When it hears no more, the pilot is gone, and so is this process soon.
-- What happens before `ready` is no fault of a token's.
+- What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is `taken`.
 
-The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON: one with each
-`token`, and `end` at last. The answers are `ready`, or `unfit` with the reason, and then one per token.
+The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON with one token
+each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then two per token: `taken`,
+from the loop that is to work it and before the token is looked at, and what became of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import Cut, describe
+from apicas._runtime.outcomes import describe
 from apicas._runtime.verdicts import told
 from apicas.tokens import Token
 
@@ -84,7 +85,7 @@ class Place:
     def __init__(self, connection: int, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
-        self._inbox: asyncio.Queue[Document] = asyncio.Queue()
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._executor: Executor | None = None
         self._offset = 0.0
         self._is_orphan = False
@@ -98,7 +99,7 @@ class Place:
     def listen(self, pilot: IO[bytes]) -> None:
         """Take in what the pilot sends, and end this process when the pilot has gone."""
         while (body := _frame(pilot)) is not None:
-            self._loop.call_soon_threadsafe(self._inbox.put_nowait, decode(body))
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, body)
         self._is_orphan = True
         signal.raise_signal(signal.SIGTERM)
         time.sleep(LAST_TIME)
@@ -129,16 +130,18 @@ class Place:
             return
         self._loop.add_signal_handler(signal.SIGTERM, self._cut)
         self.say({"ready": True})
-        while not (message := await self._inbox.get()).get("end"):
-            await self._work_one(work, message)
+        while (body := await self._inbox.get()) and not self.cut:
+            await self._work_one(work, body)
         if work.cleanup_env is not None:
             await work.cleanup_env()
 
-    async def _work_one(self, work: Work, message: Document) -> None:
+    async def _work_one(self, work: Work, body: bytes) -> None:
+        self.say({"taken": True})
+        message = decode(body)
         self._offset = message["now"] - time.time()
         token: Token = Token(message["token"])
         self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
-        verdict = await self._executor.run(token) if not self.cut else Cut()
+        verdict = await self._executor.run(token)
         self._executor = None
         self.say(told(verdict, token.document))
 
@@ -146,7 +149,7 @@ class Place:
         self.cut = True
         if self._executor is not None:
             self._executor.cancel()
-        self._inbox.put_nowait({"end": True})
+        self._inbox.put_nowait(b"")
 
 
 class NoLease:

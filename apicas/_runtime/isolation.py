@@ -3,10 +3,11 @@
 Rules:
 - The work is sent once, pickled, as it was before prepare_env; the iterator, the client and the keeper stay behind.
 - Tokens go there and come back as JSON. Nothing that comes from that process is unpickled.
-- A process that ends without an answer is the token's crash. One that ends before it is ready for it is not.
-- Whatever ends the wait (the answer, the time limit, a cancellation), nothing of the process is left.
+- A process that ends without an answer is the crash of the token that it said it has taken. Before that it is nobody's.
+- Whatever ends the wait (the time limit, a cancellation, its death), `leave` and `end` leave nothing of the process.
 
-The process could work many tokens, one after the other: see apicas._runtime.isolated.
+A process works many tokens, one after the other: see apicas._runtime.isolated for what it hears and says, and
+apicas._runtime.processes for how long it is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import Crashed, Verdict, storable
+from apicas._runtime.outcomes import Crashed, Cut, Verdict, storable
 from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand
 from apicas._runtime.verdicts import heard
 from apicas.clients.base import PoolClient
@@ -47,8 +48,13 @@ MAX_ANSWER: Final = 1 << 30
 """Bytes of an answer: a document and its new attachments. A process whose memory is damaged may say any number."""
 MAX_REPORT: Final = 20_000
 """Bytes of what a crash had to say that are kept."""
+TAKE_LIMIT: Final = 10.0
+"""Seconds for a process to say that it takes a token. What an earlier one left there may block it."""
 LAST_WORDS: Final = 0.25
 """Seconds for an answer that is still in the pipe when its process has ended."""
+TAKEN: Final = {"taken": True}
+END: Final = bytes(HEADER_BYTES)
+"""An empty frame."""
 _GUARD: Final = re.compile(r"^if\s+.*__name__", re.MULTILINE)
 # The first thing that the process needs is the path to this package.
 _BOOT: Final = (
@@ -105,10 +111,14 @@ class Isolation:
         return IsolatedProcess(pickle.dumps(path) + b"".join(frames), self._store_time)
 
 
-class IsolatedProcess:
-    """A process for a token, from its start to its end.
+class UnfitError(Exception):
+    """The work cannot be done in a process of its own; the message says why."""
 
-    Use it in this order: `ready`, `work`, and in any case `leave` and `end`.
+
+class IsolatedProcess:
+    """A process for tokens, from its start to its end.
+
+    Use it in this order: `ready`, `take` and `work` for each token, and in any case `leave` and `end`.
 
     Args:
         introduction: what it is sent first.
@@ -132,7 +142,14 @@ class IsolatedProcess:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._size: int | None = None
-        self._is_ready = self._waits = False
+        self._is_ready = self._is_for_one = False
+        self._token: Token | None = None
+        """What it was sent and has not answered."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it lives, and may be sent another token."""
+        return self._is_ready and self._token is None and not self._is_for_one and not self._running.has_ended()
 
     async def ready(self) -> str | None:
         """Wait until it is ready for tokens; else say why it cannot be.
@@ -152,48 +169,59 @@ class IsolatedProcess:
         self._is_ready = answer.get("ready") is True
         return None if self._is_ready else str(answer.get("unfit"))
 
-    async def work(self, token: Token, cleanup_time: float) -> Verdict:
-        """Work a token there; its document becomes what came back.
+    async def take(self, token: Token, cleanup_time: float) -> bool:
+        """Send it a token; whether it has taken it. One that has not can be no more than ended.
 
         Args:
-            token: the token.
+            token: the token. If it has been charged with a crash, the process is for no other one.
             cleanup_time: seconds that cleanup_run may take when the work is ended from outside.
         """
-        self._waits = True
-        await self._send({"token": token.document, "now": self._store_time(), "grace": cleanup_time})
+        self._token, self._is_for_one = token, token.crashes > 0
+        with anyio.move_on_after(TAKE_LIMIT):
+            await self._send({"token": token.document, "now": self._store_time(), "grace": cleanup_time})
+            if await self._receive() == TAKEN:
+                return True
+        self._is_ready = False
+        return False
+
+    async def work(self) -> Verdict:
+        """Wait until the token that it has taken is worked; its document becomes what came back."""
         answer = await self._receive()
         if answer is None:
             result = await self._ended()
             self._is_ready = False
             return Crashed(_reason(result), self._last_report())
-        return self._take(token, answer)
+        return self._settle(answer)
 
-    def _take(self, token: Token, answer: Document) -> Verdict:
-        self._waits = False
+    def _settle(self, answer: Document) -> Verdict:
+        token, self._token = self._token, None
         try:
             verdict, document = heard(answer), answer.get("document")
         except (KeyError, TypeError, ValueError):
             self._is_ready = False
             return Crashed("its process answered what makes no sense", None)
-        if isinstance(document, dict):
+        if token is not None and isinstance(document, dict):
             token.document.clear()
             token.document.update(document)
+        self._is_for_one |= isinstance(verdict, Cut)  # somebody told it to end
         return verdict
 
-    async def leave(self, token: Token) -> None:
+    async def leave(self) -> None:
         """Have it end: after cleanup_env, or, where its work is still going on, after that was cancelled.
 
         What the work had written into its token by then comes back.
         """
         if not self._is_ready or self._running.has_ended():
             return
-        if self._waits:
+        if self._token is not None:
             groups.signal_group(self._child.pid, SIGTERM)
             groups.signal_group(self._child.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
             answer = await self._receive()
+            if answer == TAKEN:
+                answer = await self._receive()
             if answer is not None:
-                self._take(token, answer)
-        await self._send({"end": True})
+                self._settle(answer)
+        await self._send_bytes(END)
         await self._running.wait()
 
     async def end(self) -> None:

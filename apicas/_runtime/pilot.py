@@ -23,6 +23,7 @@ from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, OnLostContact, Tally
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, describe, only_leaf
+from apicas._runtime.processes import ProcessPool
 from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import CALM_TIME, Backoff, claim_ahead
 from apicas.tokens import Token
@@ -207,6 +208,7 @@ class Pilot:
         self._rate_of = (0.0, 0)
         self._keeper: Keeper
         self._executor: Executor
+        self._processes: ProcessPool | None = None
         self._entered = False
         self._begun = 0.0
         self._before = Tally()
@@ -241,6 +243,8 @@ class Pilot:
         async with anyio.create_task_group() as services:
             services.start_soon(self._watch_time)
             services.start_soon(self._watch_grace)
+            if self._processes is not None:
+                services.start_soon(self._processes.tend)
             if self._options.on_progress is not None:
                 services.start_soon(self._tell_progress)
             async with anyio.create_task_group() as group:
@@ -273,6 +277,7 @@ class Pilot:
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
         self._before = replace(self._keeper.tally)
+        self._processes = self._pool(stack)
         self._executor = Executor(
             self._work,
             self._keeper,
@@ -281,9 +286,17 @@ class Pilot:
                 cleanup_time=self._options.grace,
                 always_isolate=self._options.executor == "process",
             ),
-            self._isolation(),
+            self._processes,
         )
         self._entered = True
+
+    def _pool(self, stack: AsyncExitStack) -> ProcessPool | None:
+        isolation = self._isolation()
+        if isolation is None:
+            return None
+        pool = ProcessPool(isolation, self._workers, cleanup_time=self._options.grace)
+        stack.push_async_callback(pool.close)
+        return pool
 
     def _isolation(self) -> Isolation | None:
         """What starts processes for tokens: with the work as it is now, before it is prepared."""
@@ -482,6 +495,8 @@ class Pilot:
             self._has_stopped_it = True
             self._iterator.stop()
         self._hand_back_unstarted(math.inf)
+        if self._processes is not None:
+            self._processes.keep_none()
         self._changed.set()
         self._came_back.set()
 

@@ -183,3 +183,46 @@ class OutOfMemory(Fragile):
     """The same, by the signal that the kernel sends when there is no memory left."""
 
     deadly = signal.SIGKILL
+
+
+class Counted(apicas.RunActor):
+    """Says where each token was worked, and leaves a file where it has cleaned up."""
+
+    worked = 0
+    prepared = 0
+
+    async def prepare_env(self) -> None:
+        self.prepared += 1
+
+    async def process_token(self, token: Token) -> Any:
+        self.worked += 1
+        return {"process": os.getpid(), "worked": self.worked, "prepared": self.prepared, "siblings": siblings()}
+
+    def cleanup_env(self) -> None:
+        Path(f"cleaned.{os.getpid()}").touch()
+
+
+def siblings() -> int:
+    """How many processes like this one our pilot has."""
+    found = 0
+    for process in Path("/proc").glob("[1-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            fields = (process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            is_ours = int(fields[1]) == os.getppid()
+            found += is_ours and b"apicas._runtime.isolated" in (process / "cmdline").read_bytes()
+    return found
+
+
+async def crash_or_wait_for_it(token: Token) -> int:
+    """Die; or wait for the death of the one that does."""
+    if token["input"]["crash"]:
+        os.mkdir("crashing")  # noqa: PTH102
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while "crashing" not in os.listdir() or siblings() > 1:  # noqa: PTH208
+        await asyncio.sleep(0.01)
+    return os.getpid()
+
+
+async def say_where(token: Token) -> None:
+    """Tell the test our process, and end."""
+    tell(token, os.getpid())
