@@ -49,7 +49,7 @@ demo: $(BIN)/apicas
 test: setup test-only
 
 test-only:
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check .
