@@ -68,9 +68,7 @@ def main(pilot: IO[bytes], connection: int, report: int) -> None:
             return
         runner.run(place.work(make_work))
         if place.cut:  # a thread of the work's may go on; the pilot has no time to wait for it
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):
-                    stream.flush()
+            _flush()
             place.end()
 
 
@@ -143,6 +141,7 @@ class Place:
         self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
         verdict = await self._executor.run(token)
         self._executor = None
+        _flush()  # what it printed must not wait for the end of this process, or be lost in the crash of another token
         self.say(told(verdict, token.document))
 
     def _cut(self) -> None:
@@ -211,6 +210,12 @@ def _frame(pilot: IO[bytes]) -> bytes | None:
     except ConnectionResetError:  # it was killed before it had read all that we said
         return None
     return body if len(header) == HEADER_BYTES and len(body) == size else None
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or put out of the way by the work
+            stream.flush()
 
 
 def _be_the_first_to_go() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -178,18 +179,17 @@ async def test_a_killed_pilot_takes_its_idle_process_with_it(fifo: Fifo, tmp_pat
     async with apicas.connect("sqlite:///pool.db") as client:
         await client.upload([{"_id": "t", "input": {"pipe": str(fifo.path)}}])
         (tmp_path / "pilot.py").write_text(PILOT.replace("executor=", "endless=True, executor="))
-        async with await anyio.open_process(
-            [sys.executable, "pilot.py", "say_where"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=None,
-            stderr=None,
-        ) as pilot:
-            process = int(await fifo.line())
-            with anyio.fail_after(30):
-                while (await client.fetch("t")).state != "done":
-                    await anyio.sleep(0.01)
-            assert lives(process)
-            pilot.kill()
+        command = [sys.executable, "pilot.py", "say_where"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with tempfile.TemporaryFile() as out:
+            async with await anyio.open_process(command, env=environment, stdout=out, stderr=None) as pilot:
+                process = int(await fifo.line())
+                with anyio.fail_after(30):
+                    while (await client.fetch("t")).state != "done":
+                        await anyio.sleep(0.01)
+                assert lives(process)
+                assert os.pread(out.fileno(), 100, 0) == b"worked t\n"  # at once: its next token may kill it
+                pilot.kill()
         with anyio.fail_after(30):
             while lives(process):
                 await anyio.sleep(0.01)
