@@ -180,7 +180,7 @@ async def test_a_killed_pilot_takes_its_idle_process_with_it(fifo: Fifo, tmp_pat
         await client.upload([{"_id": "t", "input": {"pipe": str(fifo.path)}}])
         (tmp_path / "pilot.py").write_text(PILOT.replace("executor=", "endless=True, executor="))
         command = [sys.executable, "pilot.py", "say_where"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
         with tempfile.TemporaryFile() as out:
             async with await anyio.open_process(command, env=environment, stdout=out, stderr=None) as pilot:
                 process = int(await fifo.line())
@@ -211,15 +211,23 @@ async def pool_of(work: Any, **options: Any) -> AsyncIterator[tuple[ProcessPool,
         await pool.close()
 
 
-async def worked_in(pool: ProcessPool) -> int:
+async def worked_in(pool: ProcessPool, crashes: int = 0) -> int:
     """The process that a token was worked in."""
-    token = Token({"_id": "t", "type": "token"})
+    token = Token({"_id": "t", "type": "token", "apicas": {"crashes": crashes}})
     process = await pool.take(token)
     try:
         assert await process.work() == Returned()
     finally:
         await pool.give_back(process)
     return int(token.output["process"])
+
+
+async def test_the_process_of_a_charged_token_is_not_kept() -> None:
+    async with pool_of(isolated_work.Counted) as (pool, _):
+        await worked_in(pool, crashes=1)
+        assert not children()
+        await worked_in(pool)
+        assert len(children()) == 1
 
 
 async def test_a_process_that_is_idle_for_too_long_is_let_go(tmp_path: Path) -> None:
