@@ -183,13 +183,15 @@ async def test_a_killed_pilot_takes_its_idle_process_with_it(fifo: Fifo, tmp_pat
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
         with tempfile.TemporaryFile() as out:
             async with await anyio.open_process(command, env=environment, stdout=out, stderr=None) as pilot:
-                process = int(await fifo.line())
-                with anyio.fail_after(30):
-                    while (await client.fetch("t")).state != "done":
-                        await anyio.sleep(0.01)
-                assert lives(process)
-                assert os.pread(out.fileno(), 100, 0) == b"worked t\n"  # at once: its next token may kill it
-                pilot.kill()
+                try:
+                    process = int(await fifo.line())
+                    with anyio.fail_after(30):
+                        while (await client.fetch("t")).state != "done":
+                            await anyio.sleep(0.01)
+                    assert lives(process)
+                    assert os.pread(out.fileno(), 100, 0) == b"worked t\n"  # at once: its next token may kill it
+                finally:
+                    pilot.kill()
         with anyio.fail_after(30):
             while lives(process):
                 await anyio.sleep(0.01)
