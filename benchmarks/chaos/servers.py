@@ -130,6 +130,9 @@ class External:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        # Other nodes of a cluster answer all the while.
+        while not all(_runs(pid) for pid in self._pids()):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
         await until_it_answers(self.address)
 
 
