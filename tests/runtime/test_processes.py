@@ -25,7 +25,7 @@ from apicas._runtime.processes import ProcessPool
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
 from apicas.testing import FaultyClient
-from apicas.tokens import Token
+from apicas.tokens import Token, annex
 from tests.runtime import isolated_work
 from tests.runtime.processes import Fifo, children, linux_only, lives, only_new_children
 from tests.runtime.test_isolation import PILOT, ROOT, make_suspects
@@ -308,3 +308,18 @@ async def test_a_cancelled_wait_leaves_no_process() -> None:
             group.cancel_scope.cancel()
         assert not children()
         assert await worked_in(pool) != stopped
+
+
+@pytest.mark.parametrize(
+    ("work", "isolated"), [(isolated_work.answers, True), (lambda token: None, False)], ids=["can be sent", "cannot"]
+)
+async def test_a_claim_says_whether_a_suspect_gets_a_process(work: Any, isolated: bool) -> None:
+    """Whoever reclaims the token charges it only where its pilot had none for it."""
+    client = FaultyClient()
+    await client.upload([{"_id": "t", "input": {"end": "output"}}])
+    claims: list[bool] = []
+    client.faults.before_save = lambda documents: claims.extend(
+        annex(document).get("isolated") is True for document in documents if document["lock"] and not document["done"]
+    )
+    report = await run(client, work, executor="auto")
+    assert (report.done, claims) == (1, [isolated])
