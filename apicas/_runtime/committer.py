@@ -122,6 +122,8 @@ class Committer:
         self._safe = safe
         self._backoff = Backoff(first=0.1, most=5.0)
         self._pending: list[Settlement] = []
+        self._under_way: list[Settlement] = []
+        """The batch that is being written."""
         self._first: list[Settlement] = []
         """What is kept before it may be written."""
         self._to_keep = anyio.Event()
@@ -168,10 +170,12 @@ class Committer:
 
     async def put_away(self) -> int:
         """Keep what could not be written, within a bounded time; answers how many finished results wait there."""
+        # Also what is under way: a server that hangs may never answer.
+        unwritten = [*self._first, *self._under_way, *self._pending]
         with anyio.move_on_after(PUT_AWAY_TIME, shield=True):
-            await self._safe.keep([*self._first, *self._pending])
+            await self._safe.keep(unwritten)
             await self._safe.tidy()
-        return sum(settlement.kept for settlement in (*self._first, *self._pending))
+        return sum(settlement.kept and settlement.ending is None for settlement in unwritten)
 
     async def run(self) -> None:
         """Write what comes, for ever.
@@ -247,11 +251,13 @@ class Committer:
     async def _write_batch(self) -> bool:
         """Write what waits first; answers whether any of it is settled now."""
         batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        self._under_way = batch
         again: list[Settlement] | None = None
         try:
             again = await self.run_once(batch)
         finally:  # also when cancelled: whoever leaves the pilot writes them
             left = [one for one in batch if one.ending is None] if again is None else again
+            self._under_way = []
             self._pending = left + self._pending
         return len(left) < len(batch)
 

@@ -168,7 +168,7 @@ class Keeper:
         """Hand back what is held and write what waits, also while being cancelled, within a bounded time."""
         with anyio.move_on_after(self.options.farewell, shield=True) as scope:
             for lease in self._leases:
-                self.give_back(self._token(lease), Cut())
+                self.give_back(self._untouched(lease), Cut())
             try:
                 await self._committer.flush()
             except PoolError as error:
@@ -240,6 +240,10 @@ class Keeper:
     def _token(self, lease: Lease) -> Token:
         return Token(copy_of(lease.stored), self, lease)
 
+    def _untouched(self, lease: Lease) -> Token:
+        """A token that nobody works. No deep copy: what somebody wrote into it meanwhile may not even be JSON."""
+        return Token(dict(lease.stored), self, lease)
+
     async def sweep(self) -> Sweep:
         """Look once for stale locks."""
         sweep = await self._reaper.run_once()
@@ -274,7 +278,7 @@ class Keeper:
     def _hand_back(self, lease: Lease) -> None:
         """Release a claim that was cut short, and so has not been counted as one."""
         lease.handed_in = True
-        self._submit(lease, self._conclude(self._token(lease), lease, Cut()), None)
+        self._submit(lease, self._conclude(self._untouched(lease), lease, Cut()), None)
 
     def _submit(self, lease: Lease, outcome: Outcome, settled: Callable[[Ending], None] | None) -> Settlement:
         settlement = Settlement(

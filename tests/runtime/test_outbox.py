@@ -19,13 +19,15 @@ from apicas._runtime.outbox import DiskOutbox
 from apicas._runtime.outcomes import Returned
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import ReplayReport, replay
+from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
+from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.testing import FaultyClient, MemoryOutbox, run_virtual, unix_time, virtual_environment
+from apicas.testing import Faults, FaultyClient, MemoryOutbox, run_virtual, unix_time, virtual_environment
 from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token, TokenState, annex
 from tests.runtime.acting import FarClient, acting, filled
-from tests.runtime.virtual import LEASE, pilot, virtual
+from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
 def successor(name: str = "two") -> Environment:
@@ -510,3 +512,45 @@ async def test_a_directory_of_ones_own_that_cannot_be_used_ends_the_pilot_at_the
     with pytest.raises(ConfigError, match="cannot be used"):
         await acting(pilot(client, outbox=tmp_path / "file"), Steps()).run(handle_signals=False)
     assert (await client.counts())["todo"] == 1
+
+
+class HangingClient(FaultyClient):
+    """A pool that takes a save and never answers, from some moment on."""
+
+    hangs = False
+
+    @override
+    async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        if self.hangs:
+            await anyio.sleep_forever()
+        return await super().save(documents)
+
+
+@virtual
+async def test_a_result_whose_commit_hangs_is_put_away() -> None:
+    """Nobody has heard that it failed: it is in no queue, but on its way, when its pilot leaves."""
+    client, box = HangingClient(Faults(), now=unix_time), MemoryOutbox()
+    await client.upload([{"_id": "t"}])
+    async with BasicViewIterator(client, environment=virtual_environment("one"), outbox=box, farewell=1.0) as mine:
+        (token,) = await mine.claim(1)
+        client.hangs = True
+        mine.keeper.give_back(token, Returned("worked"))
+        await anyio.sleep(0.5)
+        keeper = mine.keeper
+    assert keeper.waiting == 1
+    (entry,) = box.waiting
+    assert (entry.token, entry.outcome["output"]) == ("t", "worked")
+
+
+@virtual
+async def test_a_held_token_that_is_no_json_any_more_keeps_no_result_from_the_outbox() -> None:
+    """Another tool may write what no store of ours would take, and a beat then finds it."""
+    client, box = make_pool(), MemoryOutbox()
+    await client.upload([{"_id": "odd"}, {"_id": "fine"}])
+    async with pilot(client, outbox=box, farewell=1.0) as mine:
+        tokens = {token.id: token for token in await mine.claim(2)}
+        odd = next(lease for lease in mine.keeper._leases if lease.token_id == "odd")
+        odd.stored = {**odd.stored, "note": "\ud800"}
+        client.faults.away = True
+        mine.keeper.give_back(tokens["fine"], Returned("worked"))
+    assert [entry.token for entry in box.waiting] == ["fine"]
