@@ -359,10 +359,10 @@ LEASE_FIELDS: Final = ("lock", "done", "hostname", *JOB_ID_FIELDS)
 def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_id: str) -> Standing:
     """Whether a lease still holds, after a write under it met a conflict.
 
-    It holds only if the claim id, done, hostname and job ids are as we last wrote them, the lock is one of ours, and
-    the document differs elsewhere: somebody edited it. PiCaS locks over a held token and leaves our claim id in it, so
-    the claim id alone says nothing; but only a beat of ours also writes its copy of the lock. That may be a later beat
-    than the last we know of: one whose answer never came.
+    It holds only if the claim id, done, hostname and job ids are as we last wrote them, the lock is one of ours, the
+    token is still in the locked view, and the document differs elsewhere: somebody edited it. PiCaS locks over a held
+    token and leaves our claim id in it, so the claim id alone says nothing; but only a beat of ours also writes its
+    copy of the lock. That may be a later beat than the last we know of: one whose answer never came.
 
     Args:
         stored: the document as this pilot last wrote it.
@@ -376,7 +376,8 @@ def standing(stored: Mapping[str, Any], fresh: Mapping[str, Any] | None, claim_i
             return Standing.SETTLED
         return Standing.RECLAIMED if _was_reclaimed(fresh, claim_id) else Standing.LOST
     same = all(fresh.get(name) == stored.get(name) for name in LEASE_FIELDS if name != "lock")
-    return Standing.OURS if same and fresh.get("lock") and not is_foreign_lock(fresh) else Standing.LOST
+    held = state_of(fresh) is TokenState.LOCKED and not is_foreign_lock(fresh)
+    return Standing.OURS if same and held else Standing.LOST
 
 
 def _was_reclaimed(fresh: Mapping[str, Any], claim_id: str) -> bool:

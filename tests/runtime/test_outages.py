@@ -416,3 +416,31 @@ async def test_nothing_is_confirmed_over_the_claim_of_another_pilot() -> None:
 def replicated_pilot(client: Replicated) -> BasicViewIterator:
     """A pilot that works over this very client: its fork would not be replicated."""
     return BasicViewIterator(client, BasicTokenModifier(), environment=virtual_environment("one"))
+
+
+@virtual
+@pytest.mark.parametrize("seconds", [5, 2 * LEASE])
+async def test_a_held_token_that_is_put_out_of_the_views_is_lost_and_ends_no_pilot(seconds: float) -> None:
+    """What is in no view is nobody's to write: not by a beat, nor by a commit. The other tokens go on."""
+    client = make_pool()
+    await client.upload([{"_id": "a"}, {"_id": "b"}])
+    started = anyio.Event()
+
+    async def process(token: Token) -> str:
+        started.set()
+        await anyio.sleep(seconds)
+        return "worked"
+
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            report = await work(client, process, workers=2)
+            assert (report.done, report.lost) == (1, 1)
+
+        group.start_soon(run)
+        await started.wait()
+        (result,) = await client.rival().save([{**(await client.fetch("a")).document, "type": "withdrawn"}])
+        assert result.written
+    (document,) = await client.get(["a"])
+    assert document is not None
+    assert document["_rev"] == result.rev
