@@ -99,6 +99,8 @@ class Executor:
         self._scopes: set[anyio.CancelScope] = set()
         self._cleanups: set[anyio.CancelScope] = set()
         self._gate = Gate()
+        self.make_room: Callable[[], None] = lambda: None
+        """Called while a token waits for being the only one held: hands back what waits for a worker."""
         self._said_unfit = False
 
     @property
@@ -179,6 +181,7 @@ class Executor:
         try:
             with anyio.move_on_after(ALONE_LIMIT):
                 while self._keeper.held > 1:
+                    self.make_room()
                     await self._keeper.wait_until_written()
                     await anyio.sleep(ALONE_LOOK)
         except BaseException:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -288,6 +289,7 @@ class Pilot:
             ),
             self._processes,
         )
+        self._executor.make_room = partial(self._hand_back_unstarted, math.inf)
         self._entered = True
 
     def _pool(self, stack: AsyncExitStack) -> ProcessPool | None:

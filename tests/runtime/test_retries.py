@@ -13,7 +13,7 @@ from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict
 from apicas.clients.memory import MemoryClient
 from apicas.testing import unix_time
 from apicas.tokens import Token, not_before
-from tests.runtime.acting import raising, work
+from tests.runtime.acting import acting, raising, work
 from tests.runtime.virtual import make_pool, pilot, virtual
 
 
@@ -93,3 +93,25 @@ async def test_no_wait_where_none_is_wanted() -> None:
     report = await work(client, lambda token: raising(ValueError()), max_scrub=6, retry_delay=0)
     assert (report.scrubbed, report.failed) == (6, 1)
     assert unix_time() - begin < 1
+
+
+@virtual
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_what_waits_for_a_worker_is_handed_back_when_a_token_has_to_be_alone(workers: int) -> None:
+    """With one worker nobody else takes it out of the way: the token waited half a minute, and was not alone then."""
+    client = make_pool()
+    await client.upload([{} for _ in range(40)])
+    charged = (await client.fetch(str((await client.view("todo"))[20].id))).document
+    await client.rival().save([{**charged, "apicas": {"generation": 1, "suspect": True, "crashes": 1}}])
+    beside: list[int] = []
+
+    async with pilot(client) as tokens:
+
+        async def process(token: Token) -> None:
+            if token.id == charged["_id"]:
+                beside.append(tokens.keeper.held - 1)
+            await anyio.sleep(0.01)
+
+        report = await acting(tokens, process).run(workers=workers)
+    assert (report.done, beside) == (40, [0])
+    assert report.seconds < 10
