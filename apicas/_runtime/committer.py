@@ -264,8 +264,7 @@ class Committer:
     async def run_once(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write a batch, and answer which of it have to be tried again."""
         writable, taken = await self._begin(batch)
-        own = [one.lease for one in writable if one.over is None and one.unconfirmed is None]
-        late = await overtaken(self._client, own)
+        late = await overtaken(self._client, [one.lease for one in writable if one.over is None])
         lost = [one for one in writable if one.lease in late]
         writable = [one for one in writable if one.lease not in late]
         results = await self._client.save([_document(settlement) for settlement in writable]) if writable else []
