@@ -138,6 +138,9 @@ class Healer:
             if len(found) > 1
         }
         self._watches = {token_id: one.watch for token_id, one in split.items()}
+        # After a longer gap the reaper's watch starts again. Most survivors end, and nobody asks for them.
+        longest = 2 * self._times.sweep
+        self._survivors = {one: watch for one, watch in self._survivors.items() if looked - watch.last <= longest}
         healing = Healing(conflicted=len(split) + len(found_now) - len(ids))
         ready = [one for one in split.values() if now or self._is_quiet(one)]
         if ready:

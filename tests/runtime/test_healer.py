@@ -584,3 +584,17 @@ def test_only_so_many_claims_without_an_owner_are_remembered() -> None:
     assert {"apicas": {"claim": "9"}} not in disowned
     assert {"apicas": {"claim": "10"}} in disowned
     assert {"apicas": {}} not in disowned
+
+
+@virtual
+async def test_what_was_healed_is_not_remembered_for_ever() -> None:
+    """A survivor that has ended is in no sweep: nobody asks for it, and a pilot may heal many in its life."""
+    client = await made(ReplicatedStore(3), "t")
+    base = await fetch(client)
+    plant(client.store, locked(base, "a"), FIRST)
+    keep = plant(client.store, locked(base, "b"), LAST)
+    healer = a_healer(client)
+    assert await watched(healer) == ["t"]
+    await watched(healer, 4)
+    assert (await only_leaf(client))["_rev"] == keep
+    assert healer.watch_of("t") is None
