@@ -10,12 +10,16 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -24,7 +28,6 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
-import anyio.to_thread
 
 from apicas._files import check_private, private_directory
 from apicas._runtime.entries import Entry, decode_entry, is_name, pilot_prefix
@@ -169,8 +172,9 @@ class DiskOutbox:
         self._directory = self._root / directory_name(address)
         self._lost = self._directory / "lost"
         self._bounds = bounds or Bounds()
-        # One call after the other: what was put is not removed before it is there.
-        self._limiter = anyio.CapacityLimiter(1)
+        # One call after the other: what was put is not removed before it is there. Nobody waits for long for a call of
+        # a disk that hangs, but its turn goes on: else each of the next ones would leave another thread behind.
+        self._turns = anyio.CapacityLimiter(1)
         self._said: set[str] = set()
 
     @property
@@ -217,7 +221,9 @@ class DiskOutbox:
 
     async def _call(self, function: Callable[[], T]) -> T:
         with anyio.move_on_after(PATIENCE):
-            return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+            turn = object()
+            await self._turns.acquire_on_behalf_of(turn)
+            return await _in_thread(function, lambda: self._turns.release_on_behalf_of(turn))
         raise TimeoutError(errno.ETIMEDOUT, f"no answer within {PATIENCE:g} s", str(self._directory))
 
     # In the thread. -----------------------------------------------------------------------------------------------
@@ -300,6 +306,46 @@ class DiskOutbox:
         for path, _ in files:
             path.unlink(missing_ok=True)
         return len(files)
+
+
+def _in_thread(function: Callable[[], T], ended: Callable[[], None]) -> asyncio.Future[T]:
+    """Call a function in a thread that does not keep the process from ending, as those of a pool do.
+
+    Args:
+        function: the function.
+        ended: called in this loop when it is through, also where nobody waits for it any more.
+
+    Raises:
+        OSError: the system has no room for a thread.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(call: Future[T]) -> None:
+        ended()
+        if answer.done():
+            return
+        error = call.exception()
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(call.result())
+
+    def work() -> None:
+        call: Future[T] = Future()
+        try:
+            call.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            call.set_exception(error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, call)
+
+    try:
+        threading.Thread(target=work, name="apicas-outbox", daemon=True).start()
+    except RuntimeError as error:
+        ended()
+        raise OSError(errno.EAGAIN, "the system has no room for a thread") from error
+    return answer
 
 
 def _write_file(directory: Path, name: str, body: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apicas._documents import decode, encode
+from apicas._runtime import outbox as outbox_module
 from apicas._runtime.entries import Entry, decode_entry, is_name
 from apicas._runtime.outbox import Bounds, DiskOutbox, directory_name, outbox_for, writes_ahead
 from apicas.exceptions import ConfigError
@@ -258,3 +260,32 @@ def test_no_name_leaves_its_directory(token: str, claim: str, reason: str) -> No
         assert name.isprintable()
         assert not name.startswith((".", "-"))
         assert len(name) < 100
+
+
+async def test_a_disk_that_hangs_has_one_thread_and_holds_up_no_end(
+    box: DiskOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call left a thread of the pool behind, and the process did not end before all of them did."""
+    goes_on = threading.Event()
+    with monkeypatch.context() as hanging:
+        hanging.setattr(outbox_module, "private_directory", lambda _path: goes_on.wait())
+        hanging.setattr(outbox_module, "PATIENCE", 0.01)
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await box.check()
+        assert [each.daemon for each in threading.enumerate() if each.name == "apicas-outbox"] == [True]
+        goes_on.set()
+    await box.check()
+
+
+async def test_a_system_without_room_for_a_thread_is_said_and_costs_no_turn(
+    box: DiskOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="no room for a thread"):
+            await box.check()
+    await box.check()
