@@ -202,8 +202,8 @@ class RetryDelays:
         Raises:
             ConfigError: it is negative, or no number.
         """
-        if not retry_delay >= 0:
-            raise ConfigError(f"retry_delay is {retry_delay:g} s; it is not negative")
+        if not 0 <= retry_delay <= MAX_LEASE:
+            raise ConfigError(f"retry_delay is {retry_delay:g} s; it is from 0 to {MAX_LEASE:g} s, a week")
         return cls(
             scrub=Backoff(first=retry_delay, most=max(retry_delay, cls().scrub.most)),
             crash=Backoff(first=5 * retry_delay, most=max(5 * retry_delay, cls().crash.most)),

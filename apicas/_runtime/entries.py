@@ -112,7 +112,8 @@ def decode_entry(body: bytes) -> Entry:
     wrong = [name for name, kind in _TYPES.items() if not isinstance(record.get(name), kind)]
     if wrong:
         raise ValueError(f"it lacks {', '.join(wrong)}, or has something else in the place")
-    if any(record[name].get("_id") != record["token"] for name in ("stored", "base")):
+    ids = [record["stored"].get("_id"), record["base"].get("_id"), record["outcome"].get("_id", record["token"])]
+    if any(identifier != record["token"] for identifier in ids):
         raise ValueError("its documents are not of its token")
     return Entry(**{name: record[name] for name in _TYPES})
 
