@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from apicas.clients.couch import CouchClient
+from benchmarks.ports import free_port
 
 POUCHDB: Final = Path(__file__).parents[1] / ".pouchdb" / "node_modules" / ".bin" / "pouchdb-server"
 COUCHDB_URL: Final = os.environ.get("APICAS_TEST_COUCHDB_URL")
@@ -118,7 +118,7 @@ def start_pouchdb(at_end: Callable[[Callable[[], None]], None], admin: Server | 
         pytest.skip(f"no pouchdb-server in {POUCHDB.parents[2]}: run `make setup`")
     directory = Path(tempfile.mkdtemp(prefix="apicas-pouchdb-"))
     at_end(lambda: shutil.rmtree(directory, ignore_errors=True))
-    port = _free_port()
+    port = free_port()
     config = directory / "config.json"
     config.write_text(json.dumps({"admins": {admin.username: admin.password}} if admin else {}))
     command = [str(POUCHDB), "--in-memory", "--port", str(port), "--host", "127.0.0.1", "--config", str(config)]
@@ -128,13 +128,6 @@ def start_pouchdb(at_end: Callable[[Callable[[], None]], None], admin: Server | 
     at_end(lambda: _stop(process))
     _wait_until_started(process)
     return Server(f"http://127.0.0.1:{port}", *((admin.username, admin.password) if admin else ()))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait_until_started(process: subprocess.Popen[str]) -> None:

@@ -7,12 +7,12 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 from benchmarks.chaos.couch import Address
+from benchmarks.ports import free_port
 
 POUCHDB: Final = Path(__file__).parents[2] / ".pouchdb" / "node_modules" / ".bin" / "pouchdb-server"
 """Where `make setup` puts it."""
@@ -30,14 +30,6 @@ class Server(Protocol):
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all its processes."""
         ...
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def until_it_answers(address: Address) -> None:

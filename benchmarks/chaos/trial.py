@@ -23,7 +23,8 @@ from benchmarks.chaos.ledger import Ledger
 from benchmarks.chaos.pilots import Crew, CrewOptions
 from benchmarks.chaos.relay import Relay
 from benchmarks.chaos.row import Outcome, Row, measure
-from benchmarks.chaos.servers import Server, free_port
+from benchmarks.chaos.servers import Server
+from benchmarks.ports import free_port
 
 MEMORY = 1 << 28
 """Bytes of address space that a pilot has beyond those that it starts with, where memory is limited."""

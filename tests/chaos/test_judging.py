@@ -14,7 +14,7 @@ from benchmarks.chaos.judging import Findings, count_stale, judge
 from benchmarks.chaos.ledger import Execution, Ledger, Life
 from benchmarks.chaos.lines import Lines
 from benchmarks.chaos.relay import Relay
-from benchmarks.chaos.servers import free_port
+from benchmarks.ports import free_port
 
 LEASE = 10.0
 
