@@ -30,6 +30,7 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    Traffic,
     UploadProgress,
     UploadReport,
     ViewQuery,
@@ -114,6 +115,7 @@ class PoolClient(ABC):
 
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self.max_document_bytes = max_document_bytes
+        self.traffic = Traffic()
 
     # What an adapter does. ----------------------------------------------------------------------------------------
 

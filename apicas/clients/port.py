@@ -153,6 +153,18 @@ class Permissions:
     admin_roles: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What a client and its forks have asked of the store so far. A pool in memory counts nothing."""
+
+    requests: int = 0
+    """Requests to a server, repeated ones each time; transactions of a file, those that only read included."""
+    sent: int = 0
+    """Bytes of the bodies of requests, and of documents that a file took."""
+    received: int = 0
+    """Bytes of the bodies of answers, and of documents read from a file."""
+
+
 UploadProgress = Callable[[UploadReport], None]
 
 
@@ -176,6 +188,11 @@ class Client(Protocol):
     @property
     def replicated(self) -> bool:
         """Whether a document has several replicas, so that a write may be neither done nor refused."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this client and its forks have asked of the store: for benchmarks, and for tests that count."""
         ...
 
     def time(self) -> float:

@@ -95,6 +95,7 @@ class CouchClient(PoolClient):
         cookie = self._options.auth == "cookie"
         self._gate = Gate(self._address, self._server, self._login, cookie=cookie, clock=self._clock)
         self._transport = Transport(self._address, self._server, self._gate, self._options)
+        self._transport.traffic = self.traffic
         self._administration = Administration(self._transport, db)
         self._writer = BulkWriter(self._transport, f"{self._path}/_bulk_docs", self._options)
         self._reader = Reader(self._transport, self._path)
@@ -114,7 +115,9 @@ class CouchClient(PoolClient):
         """A second client of the same pool, with connections of its own."""
         username, password = (self._login.username, self._login.password) if self._login else (None, None)
         fields: CouchKeywords = {name: getattr(self._options, name) for name in CouchKeywords.__optional_keys__}  # type: ignore[assignment]  # the same names
-        return CouchClient(str(self._server), self._name, username, password, **fields)
+        fork = CouchClient(str(self._server), self._name, username, password, **fields)
+        fork.traffic = fork._transport.traffic = self.traffic
+        return fork
 
     async def open(self) -> None:
         """Connect, and ask about the database. One that does not exist is no error: `setup` creates it.

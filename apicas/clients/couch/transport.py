@@ -25,6 +25,7 @@ from apicas.clients.couch.answers import error_of, is_no_database, reason_of
 from apicas.clients.couch.failures import AnswerLostError, translated
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.options import CouchOptions
+from apicas.clients.port import Traffic
 from apicas.exceptions import ConfigError, InvalidTokenError, PoolError, PoolNotFoundError, PoolUnavailableError
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class Transport:
 
     def __init__(self, address: str, server: URL, gate: Gate, options: CouchOptions) -> None:
         self.address = address
+        self.traffic = Traffic()
         self._server = str(server).rstrip("/")
         self._gate = gate
         self._options = options
@@ -116,7 +118,7 @@ class Transport:
         settings: dict[str, Any] = {
             "connector": connector,
             "timeout": self._timeout(self._options.timeout),
-            "middlewares": (self._gate,),
+            "middlewares": (self._gate, self._count),
             # The credentials keep the one cookie that matters; a jar would keep none for a numeric address.
             "cookie_jar": aiohttp.DummyCookieJar(),
         }
@@ -179,8 +181,10 @@ class Transport:
             PoolNotFoundError: the database does not exist.
         """
         seconds = self._options.timeout if timeout is None else timeout
+        self.traffic.sent += len(body or b"")
         async with self._request(method, path, body, timeout=self._timeout(seconds)) as response:
             answer = Answer(self.address, response.status, await response.read())
+        self.traffic.received += len(answer.body)
         self._check_database(answer)
         return answer
 
@@ -275,9 +279,15 @@ class Transport:
                 headers=_JSON if headers is None else headers,
                 timeout=timeout,
                 allow_redirects=False,
-                middlewares=(self._gate, _Once()) if once else None,
+                middlewares=(self._gate, self._count, _Once()) if once else None,
             ) as response:
                 yield response
+
+    async def _count(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        self.traffic.requests += 1
+        return await handler(request)
 
     def _check_database(self, answer: Answer) -> None:
         if answer.status == 404 and is_no_database(error_of(answer.body)[1]):

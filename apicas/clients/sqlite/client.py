@@ -47,7 +47,7 @@ from apicas.clients.sqlite.listings import (
 )
 from apicas.clients.sqlite.schema import RUN, SPOTS, PoolFile, Synchronous
 from apicas.clients.sqlite.sharing import OPEN_FILES
-from apicas.clients.sqlite.thread import ConnectionThread
+from apicas.clients.sqlite.thread import ConnectionThread, Operation
 from apicas.exceptions import ConfigError, PoolError, TokenNotFoundError
 from apicas.views import OVERVIEW, STATES, View, full_name
 
@@ -121,7 +121,7 @@ class SQLiteClient(PoolClient):
 
     def fork(self) -> SQLiteClient:
         """Another client of the same file, with a connection of its own where the file can be shared."""
-        return SQLiteClient(
+        fork = SQLiteClient(
             self._path,
             now=self._now,
             synchronous=self._synchronous,
@@ -129,6 +129,8 @@ class SQLiteClient(PoolClient):
             create=self._create,
             file_system=self._file_system,
         )
+        fork.traffic = self.traffic
+        return fork
 
     # Opening and closing. -----------------------------------------------------------------------------------------
 
@@ -180,6 +182,25 @@ class SQLiteClient(PoolClient):
             raise PoolError(f"the client of {self.address} is not open: use `async with`")
         return self._thread
 
+    async def _read(self, operation: Operation[T]) -> T:
+        thread = self._opened()
+        self.traffic.requests += 1
+        return await thread.read(operation)
+
+    async def _read_snapshot(self, operation: Operation[T]) -> T:
+        thread = self._opened()
+        self.traffic.requests += 1
+        return await thread.read_snapshot(operation)
+
+    async def _transact(self, operation: Operation[T]) -> T:
+        thread = self._opened()
+        self.traffic.requests += 1
+        return await thread.write(operation)
+
+    def _documents(self, selected: documents.Selected) -> list[Document]:
+        self.traffic.received += sum(map(len, selected.texts))
+        return selected.decoded()
+
     async def setup(self, *, replace_views: bool = False) -> SetupReport:
         """Nothing is left to do: opening makes the file, and the Monitor views are part of it."""
         del replace_views  # they cannot differ
@@ -194,8 +215,8 @@ class SQLiteClient(PoolClient):
         found: dict[Any, Document] = {}
         for start in range(0, len(ids), _PAGE_OF_DOCUMENTS):
             wanted = documents.ids_json(ids[start : start + _PAGE_OF_DOCUMENTS])
-            read = await self._opened().read(partial(documents.get, ids=wanted))
-            found |= {document["_id"]: document for document in read.decoded()}
+            read = await self._read(partial(documents.get, ids=wanted))
+            found |= {document["_id"]: document for document in self._documents(read)}
         handed: set[str] = set()
         return [_own(found.get(identifier), handed) for identifier in ids]
 
@@ -225,7 +246,7 @@ class SQLiteClient(PoolClient):
             return [ViewRow(identifier, identifier, identifier) for identifier in ids]
         selected = await self._with_listing(name, partial(documents.page, within=within, limit=size, descending=down))
         # SQLite does not promise to put them together in the order of the rows.
-        read = sorted(selected.decoded(), key=itemgetter("_id"), reverse=down)
+        read = sorted(self._documents(selected), key=itemgetter("_id"), reverse=down)
         return [ViewRow(document["_id"], document["_id"], document["_id"], document) for document in read]
 
     async def _with_listing(self, name: str, operation: Callable[[sqlite3.Connection, Listing], T]) -> T:
@@ -242,9 +263,8 @@ class SQLiteClient(PoolClient):
                 raise missing_view(address, name)
             return operation(connection, listing)
 
-        thread = self._opened()
         # A user's view could be replaced between two statements, and its index with it.
-        return await (thread.read(run) if name in MONITOR else thread.read_snapshot(run))
+        return await (self._read(run) if name in MONITOR else self._read_snapshot(run))
 
     async def _overview(self, query: ViewQuery) -> list[ViewRow]:
         if query.reduce is False:
@@ -264,13 +284,13 @@ class SQLiteClient(PoolClient):
         """Read documents of a view, beginning at a place and going round."""
         del fresh, window  # a file always is fresh, and a claim begins anywhere in it
         read = await self._with_listing(full_name(view), partial(documents.window, place=place, limit=limit))
-        return read.decoded()
+        return self._documents(read)
 
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view, counted in its index: some 20 ms per million."""
         if views:
             return {view: await self._count(full_name(view)) for view in views}
-        found = dict(await self._opened().read(lambda connection: connection.execute(COUNT_STATES).fetchall()))
+        found = dict(await self._read(lambda connection: connection.execute(COUNT_STATES).fetchall()))
         return {str(state): found.get(str(state), 0) for state in STATES}
 
     async def _count(self, name: str) -> int:
@@ -280,7 +300,7 @@ class SQLiteClient(PoolClient):
 
     async def total(self) -> int:
         """How many documents of type token the pool has."""
-        ((number,),) = await self._opened().read(lambda connection: connection.execute(COUNT_TOKENS).fetchall())
+        ((number,),) = await self._read(lambda connection: connection.execute(COUNT_TOKENS).fetchall())
         return int(number)
 
     # Writing. -----------------------------------------------------------------------------------------------------
@@ -294,65 +314,62 @@ class SQLiteClient(PoolClient):
         return f"token_{self._name}{next(self._numbers):016x}"
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        thread = self._opened()
         drafts = [documents.draft(encoded.body, self._unique(), next(self._spots)) for encoded in batch]
-        return await thread.write(partial(documents.write, drafts=drafts))
+        self.traffic.sent += sum(len(encoded.body) for encoded in batch)
+        return await self._transact(partial(documents.write, drafts=drafts))
 
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents, each if the pool still has its revision."""
-        thread = self._opened()
         pairs = [(document["_id"], document.get("_rev")) for document in leaves]
         uniques = [self._unique() for _ in pairs]
-        return await thread.write(partial(documents.delete, wanted=pairs, uniques=uniques))
+        return await self._transact(partial(documents.delete, wanted=pairs, uniques=uniques))
 
     async def add_view(self, view: View) -> None:
         """Install a view. One with a condition gets indexes, made from all tokens while writers wait."""
-        await self._opened().write(partial(install, view=view))
+        await self._transact(partial(install, view=view))
 
     # Attachments. -------------------------------------------------------------------------------------------------
 
     async def _put_attachment(
         self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str
     ) -> SaveResult:
-        thread = self._opened()
         for text in (document_id, name, content_type):
             if not documents.is_text(text):
                 return SaveResult(SaveStatus.REJECTED, reason=f"{text!r} is no Unicode text")
-        if await thread.read(partial(documents.revision, document_id=document_id)) != rev:
+        if await self._read(partial(documents.revision, document_id=document_id)) != rev:
             return SaveResult(SaveStatus.CONFLICT)  # before the data is read for nothing
         attach = partial(documents.attach, document_id=document_id, rev=rev, unique=self._unique())
         async with aclosing(attachments.chunks(data)) as chunks:
             first = await anext(chunks, b"")
             if len(first) < attachments.CHUNK:
                 content = attachments.Content(content_type, first)
-                return await thread.write(partial(attach, put=partial(attachments.put, name=name, content=content)))
+                return await self._transact(partial(attach, put=partial(attachments.put, name=name, content=content)))
             upload = self._unique()
             result: SaveResult | None = None
             try:
-                await thread.write(
+                await self._transact(
                     partial(attachments.stage, upload=upload, name=name, content_type=content_type, now=self._now())
                 )
                 await self._append(upload, first, chunks)
-                result = await thread.write(partial(attach, put=partial(attachments.adopt, upload=upload, name=name)))
+                result = await self._transact(partial(attach, put=partial(attachments.adopt, upload=upload, name=name)))
             finally:
                 if result is None or not result.written:
-                    thread.send(partial(attachments.discard, upload=upload))
+                    self._opened().send(partial(attachments.discard, upload=upload))
             return result
 
     async def _append(self, upload: str, first: bytes, chunks: AsyncGenerator[bytes, None]) -> None:
         """Stage the chunks of an upload, each in a transaction of its own."""
-        thread = self._opened()
-        await thread.write(partial(attachments.append, upload=upload, part=0, data=first, now=self._now()))
+        await self._transact(partial(attachments.append, upload=upload, part=0, data=first, now=self._now()))
         part = 1
         async for data in chunks:
-            await thread.write(partial(attachments.append, upload=upload, part=part, data=data, now=self._now()))
+            await self._transact(partial(attachments.append, upload=upload, part=part, data=data, now=self._now()))
             part += 1
 
     async def attachments(self, document_id: str) -> list[AttachmentInfo]:
         """The attachments of a document."""
         found = None
         if documents.is_text(document_id):
-            found = await self._opened().read(partial(attachments.infos, document_id=document_id))
+            found = await self._read(partial(attachments.infos, document_id=document_id))
         if found is None:
             raise TokenNotFoundError(f"no token {document_id!r} in {self.address}")
         return found
@@ -366,12 +383,12 @@ class SQLiteClient(PoolClient):
         """
         found = None
         if documents.is_text(document_id) and documents.is_text(name):
-            found = await self._opened().read(partial(attachments.find, document_id=document_id, name=name))
+            found = await self._read(partial(attachments.find, document_id=document_id, name=name))
         if found is None:
             raise TokenNotFoundError(f"token {document_id!r} has no attachment {name!r}")
         number, length = found
         for part in range(-(-length // attachments.CHUNK)):
-            data = await self._opened().read(partial(attachments.chunk, number=number, part=part))
+            data = await self._read(partial(attachments.chunk, number=number, part=part))
             if data is None:
                 raise PoolError(f"attachment {name!r} of token {document_id!r} was replaced while it was being read")
             yield data
@@ -381,12 +398,12 @@ class SQLiteClient(PoolClient):
     async def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
         """Follow what is written: at once what this process's connection wrote, within 50 ms what others did."""
         thread = self._opened()
-        seen = await thread.read(documents.last_seq) if since is None else _place(since, self.address)
+        seen = await self._read(documents.last_seq) if since is None else _place(since, self.address)
         version: tuple[int, int] | None = None
         with thread.watch() as written:
             while True:
                 written.clear()
-                version, news = await thread.read(partial(_news, thread=thread, seen=seen, version=version))
+                version, news = await self._read(partial(_news, thread=thread, seen=seen, version=version))
                 for change in news:
                     seen = int(change.seq)
                     yield change
