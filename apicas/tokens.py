@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Protocol, cast
 
 from typing_extensions import TypeVar
 
-from apicas._documents import Document, check_attachment_name
+from apicas._documents import Document, check_attachment_name, decode, encode
 from apicas._javascript import equals_number, greater_than, has_string, parse_int, to_number
 from apicas.exceptions import TransitionError
 
@@ -64,6 +64,7 @@ class Change(StrEnum):
 
 
 _TODO, _LOCKED, _DONE, _ERROR = TokenState.TODO, TokenState.LOCKED, TokenState.DONE, TokenState.ERROR
+_NO_VIEW = TokenState.NO_VIEW
 
 TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, tuple[TokenState, ...]]]] = MappingProxyType(
     {
@@ -117,30 +118,36 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
 
 def state_of(document: Mapping[str, Any]) -> TokenState:
     """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
-    return state_by_fields(document) if document.get("type") == "token" else TokenState.NO_VIEW
+    return state_by_fields(document) if document.get("type") == "token" else _NO_VIEW
 
 
 def state_by_fields(document: Mapping[str, Any]) -> TokenState:
     """The state by `lock`, `done` and `exit_code` alone, as for a token that is nested in a document."""
     lock, done = document.get("lock"), document.get("done")
-    if type(lock) is int and type(done) is int:  # nearly every token: no coercion needed
-        lock_is_zero, done_is_zero, locked, closed = lock == 0, done == 0, lock > 0, done > 0
-    else:
-        lock_is_zero, done_is_zero = equals_number(lock, 0), equals_number(done, 0)
-        locked, closed = greater_than(lock, 0), greater_than(done, 0)
-    if lock_is_zero and done_is_zero:
-        return TokenState.TODO
-    if locked and done_is_zero:
-        return TokenState.LOCKED
-    if locked and closed:
-        return _state_by_exit_code(document.get("exit_code"))
-    return TokenState.NO_VIEW
+    if type(lock) is not int or type(done) is not int:
+        return _state_by_odd_fields(lock, done, document.get("exit_code"))
+    if done == 0:  # nearly every token: no coercion needed
+        return _TODO if lock == 0 else _LOCKED if lock > 0 else _NO_VIEW
+    return _state_by_exit_code(document.get("exit_code")) if lock > 0 and done > 0 else _NO_VIEW
+
+
+def _state_by_odd_fields(lock: Any, done: Any, exit_code: Any) -> TokenState:
+    done_is_zero = equals_number(done, 0)
+    if done_is_zero and equals_number(lock, 0):
+        return _TODO
+    if not greater_than(lock, 0):
+        return _NO_VIEW
+    if done_is_zero:
+        return _LOCKED
+    return _state_by_exit_code(exit_code) if greater_than(done, 0) else _NO_VIEW
 
 
 def _state_by_exit_code(exit_code: Any) -> TokenState:
+    if type(exit_code) is int:
+        return _DONE if exit_code == 0 else _ERROR
     if not has_string(exit_code):  # the views' parseInt throws, and CouchDB leaves such a document out
-        return TokenState.NO_VIEW
-    return TokenState.DONE if parse_int(exit_code) == 0 else TokenState.ERROR
+        return _NO_VIEW
+    return _DONE if parse_int(exit_code) == 0 else _ERROR
 
 
 def next_states(change: Change, state: TokenState) -> tuple[TokenState, ...]:
@@ -160,11 +167,15 @@ def next_states(change: Change, state: TokenState) -> tuple[TokenState, ...]:
 def annex(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `apicas` sub-object of a document; empty where there is none, or where somebody put something else."""
     value = document.get("apicas")
+    if type(value) is dict:  # what decoders make; the check for any mapping takes longer than all the rest
+        return value
     return value if isinstance(value, Mapping) else {}
 
 
 def count(value: Any) -> int:
     """A counter of a token, whatever was written there: 0 for what is no positive integer."""
+    if type(value) is int:
+        return value if 0 < value < MAX_COUNT else 0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < MAX_COUNT:
         return 0
     return int(value) if value == int(value) else 0  # other tools write 3.0 for 3
@@ -195,6 +206,8 @@ def taken_from(document: Mapping[str, Any]) -> str | None:
 def not_before(document: Mapping[str, Any]) -> float:
     """Unix seconds before which no pilot claims the token; 0 where it may be claimed at once."""
     value = annex(document).get("not_before")
+    if value is None:
+        return 0.0
     return to_number(value) if isinstance(value, (int, float)) else 0.0  # float() fails on a huge integer
 
 
@@ -221,25 +234,33 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         document: the document; kept, not copied.
         keeper: whom the token is settled with; None for one that nobody has claimed.
         lease: what the keeper knows this claim by.
+        shared: whether the document is somebody else's too, who relies on it: then it is copied, deeply, before anything
+            in it can be changed. Most work needs a field or two, so a token whose content nobody touches costs no copy.
     """
 
-    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease")
+    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared")
 
-    def __init__(self, document: Document, keeper: Keeper | None = None, lease: Any = None) -> None:
+    def __init__(
+        self, document: Document, keeper: Keeper | None = None, lease: Any = None, *, shared: bool = False
+    ) -> None:
         self._document = document
+        self._shared: dict[str, Document] | None = {} if shared else None
         self._keeper = keeper
         self._lease = lease
         # What was claimed stays known whatever the user writes into the mapping.
         self._claimed_id: str | None = None if keeper is None else document["_id"]
 
     def __getitem__(self, key: str) -> Any:
-        return self._document[key]
+        value = self._document[key]
+        if self._shared is not None and isinstance(value, (dict, list)):
+            return self.document[key]
+        return value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._document[key] = value
+        self.document[key] = value
 
     def __delitem__(self, key: str) -> None:
-        del self._document[key]
+        del self.document[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._document)
@@ -268,6 +289,14 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def document(self) -> Document:
         """The document itself, as it will be written."""
+        shared = self._shared
+        if shared is not None:  # two threads of one piece of work get the same copy: the first one's
+            self._document = shared.setdefault("copy", decode(encode(self._document)))
+            self._shared = None
+        return self._document
+
+    def peek(self) -> Mapping[str, Any]:
+        """The document, only to be read: no copy is made for that."""
         return self._document
 
     @property
@@ -293,29 +322,29 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def input(self) -> Any:
         """What to work on, as it was pushed."""
-        return self._document.get("input")
+        return self.get("input")
 
     @input.setter
     def input(self, value: Any) -> None:
-        self._document["input"] = value
+        self["input"] = value
 
     @property
     def output(self) -> Any:
         """What came out."""
-        return self._document.get("output")
+        return self.get("output")
 
     @output.setter
     def output(self, value: Any) -> None:
-        self._document["output"] = value
+        self["output"] = value
 
     @property
     def exit_code(self) -> Any:
         """`""` until the token ends, then an integer: 0 shows it as done, anything else as error."""
-        return self._document.get("exit_code", "")
+        return self.get("exit_code", "")
 
     @exit_code.setter
     def exit_code(self, value: int) -> None:
-        self._document["exit_code"] = value
+        self["exit_code"] = value
 
     @property
     def hostname(self) -> str:
@@ -346,7 +375,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def errors(self) -> Sequence[Mapping[str, Any]]:
         """What went wrong, oldest first: `time`, `message`, and `exception` with the traceback."""
-        errors = self._document.get("error")
+        errors = self.get("error")
         return [error for error in errors if isinstance(error, Mapping)] if isinstance(errors, list) else []
 
     @property
@@ -376,4 +405,4 @@ class Token(MutableMapping[str, Any], Generic[Model]):
             "data": b64encode(content).decode("ascii"),
         }
         # A new mapping: the old one may still belong to a copy of the document, such as the one that the heartbeat has.
-        self._document["_attachments"] = {**self._attachments(), name: attachment}
+        self["_attachments"] = {**self._attachments(), name: attachment}

@@ -132,7 +132,7 @@ class Executor:
         """Work one token; ends early when its lease is lost."""
         if self._gate.taken:  # and whatever is held here would be blamed if that one took the pilot down
             return Raised(Release("another token has the pilot to itself", after=LATER))
-        if self._processes is not None and (self._options.always_isolate or is_suspect(token.document)):
+        if self._processes is not None and (self._options.always_isolate or is_suspect(token.peek())):
             verdict = await self._watched(token, partial(self._run_isolated, self._processes))
             if verdict is not None:
                 return verdict
@@ -156,7 +156,7 @@ class Executor:
 
     async def _run_here(self, token: Token, scope: anyio.CancelScope) -> Verdict:
         verdict: Verdict = Cut()
-        alone = is_suspect(token.document) and token.crashes > 0
+        alone = is_suspect(token.peek()) and token.crashes > 0
         inside = False
         try:
             try:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias, cast
 import anyio
 
 from apicas._runtime.aside import LostVersions
-from apicas._runtime.claims import Claimed, Claimer, copy_of
+from apicas._runtime.claims import Claimed, Claimer
 from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
 from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.healer import Healer
@@ -238,7 +238,7 @@ class Keeper:
         return [self._token(lease) for lease in claimed.leases], claimed
 
     def _token(self, lease: Lease) -> Token:
-        return Token(copy_of(lease.stored), self, lease)
+        return Token(lease.stored, self, lease, shared=True)
 
     def _untouched(self, lease: Lease) -> Token:
         """A token that nobody works. No deep copy: what somebody wrote into it meanwhile may not even be JSON."""

@@ -17,7 +17,7 @@ What goes back to todo waits there, the longer the more often it did; `after=` o
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -104,7 +104,7 @@ class Concluding:
 
     def conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
         """The outcome of a token: the user's mapping, with the change of state that the verdict calls for."""
-        document = _with_lease(token.document, lease)
+        document = _with_lease(token.peek(), lease)
         match verdict:
             case Returned(value):
                 return self._returned(document, value, lease)
@@ -124,9 +124,11 @@ class Concluding:
         if value is not None:
             document["output"] = value
         state = state_of(document)
+        exit_code = document.get("exit_code", "")
+        if state is TokenState.LOCKED and exit_code == "":
+            return Outcome(self.modifier.close(document, self.now()), Ending.DONE)
         if state is TokenState.TODO:  # the user unlocked or scrubbed it
             return _left_in_todo(document, lease)
-        exit_code = document.get("exit_code", "")
         if state is TokenState.ERROR or not (exit_code == "" or exit_code is None or parse_int(exit_code) == 0):
             if _number_of_errors(document) <= _number_of_errors(lease.base):  # else the user has said why
                 self.modifier.add_error(document, f"exit code {to_string(exit_code)[:100]}", None, self.now())
@@ -228,9 +230,13 @@ def _is_ours(filename: str) -> bool:
     return Path(filename).parent == Path(__file__).parent
 
 
-def _with_lease(content: Document, lease: Lease) -> Document:
+def _with_lease(content: Mapping[str, Any], lease: Lease) -> Document:
     """The user's mapping, but its id and its claim as the store knows them: nobody breaks the fence by hand."""
-    document = {**content, "_id": lease.token_id, "type": lease.stored["type"]}
+    stored = lease.stored
+    document = {**content, "_id": lease.token_id, "type": stored["type"]}
+    if document.get("done") == 0 and document.get("apicas") == stored["apicas"]:  # as nearly all work leaves it
+        document.update(lock=stored["lock"], done=0)
+        return document
     unlocked = claim_of(document) is None and state_of(document) is TokenState.TODO  # by the user, with a modifier
     ours = annex(lease.stored)
     if unlocked:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
+import msgspec
 from typing_extensions import TypedDict, Unpack
 
 from apicas._documents import (
@@ -71,8 +71,7 @@ class BulkRefusedError(PoolError):
         self.uncertain = uncertain
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedDocument:
+class EncodedDocument(msgspec.Struct, frozen=True):
     """A document that was checked, with its JSON."""
 
     document: Mapping[str, Any]
@@ -81,7 +80,8 @@ class EncodedDocument:
     @property
     def id(self) -> str:
         """The `_id`."""
-        return str(self.document["_id"])
+        identifier: str = self.document["_id"]
+        return identifier
 
     @property
     def rev(self) -> str | None:

@@ -12,6 +12,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+import msgspec
+
 from apicas._documents import Document
 from apicas.views import View
 
@@ -37,8 +39,7 @@ class SaveStatus(Enum):
     """The store does not take this document; `reason` says why. Trying again is no use."""
 
 
-@dataclass(frozen=True, slots=True)
-class SaveResult:
+class SaveResult(msgspec.Struct, frozen=True):
     """What became of one document, in the order in which they were given."""
 
     status: SaveStatus
