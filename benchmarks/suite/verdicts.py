@@ -1,7 +1,8 @@
 """What a measurement that is a command of its own tells the suite.
 
-Some targets are not a rate: a latency, a start-up time, a makespan. Each such module is a command with tables for people,
-and with `--json` it writes one JSON object per target to standard output, each on a line of its own, and nothing else:
+Some targets are not a rate: a latency, a start-up time, a makespan. Each such module is a command with tables for
+people, and with `--json` it writes one JSON object per target to standard output, each on a line of its own, and
+nothing else:
 
     python -m benchmarks.latency --json
     {"name": "idle start, SQLite", "figures": {"p50": 0.004, "p99": 0.02}, "target": "p99 <= 50 ms", "ratio": 0.4,
@@ -12,14 +13,14 @@ cannot be measured here, with the reason as the last line on standard error; any
 
 What the suite tells such a module stands in the environment:
 
-- BENCH_COUCH: a server with an admin's name and password, `http://name:secret@host:port`; without it, a target on CouchDB
-  is left out. Databases are the module's own, and are deleted afterwards.
+- BENCH_COUCH: a server with an admin's name and password, `http://name:secret@host:port`; without it, a target on
+  CouchDB is left out. Databases are the module's own, and are deleted afterwards.
 - BENCH_REDIS: `redis://host:port`.
 - BENCH_DIRECTORY: a directory on a real disk for files; without it, the system's for temporary files.
 - BENCH_QUICK: set and not empty for a run of seconds that shows that all works, and whose figures mean nothing.
 
-The suite runs a contender in the same way: `python -m benchmarks.contenders NAME` exits with 3, and the reason as the last
-line on standard error, when its library or its server is not there, or when it cannot do the workload.
+The suite runs a contender in the same way: `python -m benchmarks.contenders NAME` exits with 3, and the reason as the
+last line on standard error, when its library or its server is not there, or when it cannot do the workload.
 """
 
 from __future__ import annotations

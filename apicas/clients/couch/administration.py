@@ -63,6 +63,13 @@ class Administration:
         except BadRequestError as error:
             raise ConfigError(f"{self._transport.address}: {self._name!r} cannot be the name of a database") from error
 
+    async def delete(self) -> None:
+        """Delete the database, with all that is in it; one that does not exist is no error."""
+        try:
+            await self._transport.repeat(self._database.delete)
+        except NotFoundError:
+            pass  # deleted by others, or by an attempt whose answer got lost
+
     async def views(self, design: str) -> Views:
         """The views of a design document, none where there is no such document.
 

@@ -173,6 +173,14 @@ class CouchClient(PoolClient):
         kept = (MONITOR,) if designs.differs(stored, ours) and not replace_views else ()
         return SetupReport(created, tuple(installed), kept)
 
+    async def delete_database(self) -> None:
+        """Delete the database with all its tokens, if it is there. Nothing asks, and nothing brings it back.
+
+        Raises:
+            AccessDeniedError: only an admin of the server can do this.
+        """
+        await self._administration.delete()
+
     async def _install_own(self) -> bool:
         """Install the design document that makes `total` cheap. It is a help, so not being allowed to is no error."""
         ours = designs.own_views()
