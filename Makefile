@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 POUCHDB := .pouchdb/node_modules/.bin/pouchdb-server
 PICAS := .picas/bin/python
 
-.PHONY: help demo test test-only lint types check format bench clean setup
+.PHONY: help demo test test-only lint types check format bench bench-setup clean setup
 
 help:
 	@echo "make demo    render fractals with a pilot on an embedded pool: pictures in demo/"
 	@echo "make test    all tests, after setting up what they need"
 	@echo "make check   tests, lint and types: what CI runs"
 	@echo "make format  format the code"
+	@echo "make bench-setup  install the queues that benchmarks/ compares with, each in an environment of its own"
 
 $(BIN)/apicas: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "apicas needs Python 3.11 or later")'
@@ -65,5 +66,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# What apicas is measured beside. A peer that is not there is skipped by `python -m benchmarks`, with a word.
+bench-setup: setup
+	$(BIN)/python -m benchmarks.contenders.setup
+
 clean:
-	rm -rf $(VENV) .pouchdb .picas demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pouchdb .picas .bench demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
