@@ -192,8 +192,7 @@ class BasicTokenModifier:
         token.update(owner.job_ids)
         # What the attempt before left: an exit code would otherwise decide how this one ends.
         token.update(lock=now, done=0, hostname=owner.hostname, exit_code="")
-        before = annex(token)
-        entries = dict(before)
+        entries = dict(annex(token))
         for name in ("isolated", "not_before", "taken"):
             entries.pop(name, None)
         entries.update(
@@ -205,7 +204,7 @@ class BasicTokenModifier:
             lease=claim.lease,
             lock=now,
             claimed=now,
-            generation=count(before.get("generation")) + 1,
+            generation=generation_of(token) + 1,
         )
         if claim.isolated:
             entries["isolated"] = True

@@ -234,8 +234,8 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         document: the document; kept, not copied.
         keeper: whom the token is settled with; None for one that nobody has claimed.
         lease: what the keeper knows this claim by.
-        shared: whether the document is somebody else's too, who relies on it: then it is copied, deeply, before anything
-            in it can be changed. Most work needs a field or two, so a token whose content nobody touches costs no copy.
+        shared: whether the document is somebody else's too, who relies on it: then it is copied, deeply, before
+            anything in it can be changed.
     """
 
     __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared")

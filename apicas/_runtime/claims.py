@@ -261,9 +261,10 @@ class Claimer:
         return absent
 
     def _hold(self, claim_id: str, document: Document, sent: float) -> Lease:
-        lease = Lease(document["_id"], claim_id, stored=document, base=document, refreshed=sent)
-        self._leases.add(lease)
-        log.debug("claimed token %s, generation %d", lease.token_id, generation_of(document))
+        lease = Lease(document["_id"], claim_id, document, document, sent, sent)
+        self._leases.add((lease,))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("claimed token %s, generation %d", lease.token_id, generation_of(document))
         return lease
 
     def _note_unwritable(self, token_id: str, reason: str) -> None:

@@ -11,9 +11,10 @@ What takes long to be written, or took long to be worked out, is kept in the out
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -75,9 +76,9 @@ class Settlement:
     """Called when it is written, or known to be lost."""
     ran: float = 0.0
     """Seconds of work."""
-    event: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it is written, or known to be lost, or nobody will write it any more: then `ending` is None."""
     ending: Ending | None = None
+    """What became of it; None while nobody knows, and for ever where nobody will write it any more."""
+    _over: asyncio.Event | None = None
     fallen_back: bool = False
     kept: bool = False
     """Whether the outbox has it."""
@@ -97,12 +98,23 @@ class Settlement:
         """Whether it is the result of work that came to its end."""
         return self.outcome.ending in FINISHED
 
+    async def wait(self) -> None:
+        """Wait until it is written, or known to be lost, or nobody will write it any more."""
+        if self.ending is None:
+            self._over = self._over or asyncio.Event()  # hardly anybody waits, and each token has a settlement
+            await self._over.wait()
+
     def finish(self, ending: Ending) -> None:
         """Tell whoever waits."""
         self.ending = ending
         if self.settled is not None:
             self.settled(ending)
-        self.event.set()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let nobody wait any longer."""
+        if self._over is not None:
+            self._over.set()
 
 
 class Committer:
@@ -126,28 +138,28 @@ class Committer:
         """The batch that is being written."""
         self._first: list[Settlement] = []
         """What is kept before it may be written."""
-        self._to_keep = anyio.Event()
-        self._written_some = anyio.Event()
+        self._to_keep = asyncio.Event()
+        self._written_some = asyncio.Event()
         self._first_one_at_a_time = anyio.Lock(fast_acquire=True)
-        self._arrived = anyio.Event()
+        self._arrived = asyncio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
         self._away = False
         """Whether the last attempt to write failed."""
         self.unwritten = 0
         """Outcomes that were handed in, and neither written nor known to be lost."""
-        self._all_written = anyio.Event()
+        self._all_written = asyncio.Event()
 
     async def wait_until_written(self) -> None:
         """Wait until nothing waits to be written, however long the store is away."""
         while self.unwritten:
             if self._all_written.is_set():  # others may wait for the present one
-                self._all_written = anyio.Event()
+                self._all_written = asyncio.Event()
             await self._all_written.wait()
 
     def _finish(self, settlement: Settlement, ending: Ending) -> None:
         self.unwritten -= 1
         settlement.finish(ending)
-        if ending is not Ending.LOST:
+        if settlement.touched and ending is not Ending.LOST:
             self._safe.written(settlement)
             self._written_some.set()
         if not self.unwritten:
@@ -166,7 +178,7 @@ class Committer:
     def give_up(self) -> None:
         """Let nobody wait any longer for what could not be written: this process will not write it."""
         for settlement in (*self._first, *self._pending):
-            settlement.event.set()
+            settlement.abandon()
 
     async def put_away(self) -> int:
         """Keep what could not be written, within a bounded time; answers how many finished results wait there."""
@@ -188,14 +200,14 @@ class Committer:
             group.start_soon(self._run_tidying)
             while True:
                 await self._arrived.wait()
-                self._arrived = anyio.Event()
+                self._arrived = asyncio.Event()
                 await self._write_all()
 
     async def _run_keeping(self) -> None:
         """Keep what is to be kept before it is written, and what could not be written. An fsync may take long."""
         while True:
             await self._to_keep.wait()
-            self._to_keep = anyio.Event()
+            self._to_keep = asyncio.Event()
             await self._keep_first()
             if self._away:
                 await self._safe.keep(list(self._pending))
@@ -204,7 +216,7 @@ class Committer:
         """Forget what is written."""
         while True:
             await self._written_some.wait()
-            self._written_some = anyio.Event()
+            self._written_some = asyncio.Event()
             await self._safe.tidy()
 
     async def _keep_first(self) -> None:
@@ -270,10 +282,11 @@ class Committer:
         results = await self._client.save([_document(settlement) for settlement in writable]) if writable else []
         rejected: list[tuple[Settlement, SaveResult]] = []
         unclear: list[Settlement] = taken
+        self._end([one for one, result in zip(writable, results, strict=True) if result.written])
         for settlement, result in zip(writable, results, strict=True):
             if result.written:
-                self._end(settlement)
-            elif result.status is SaveStatus.REJECTED:
+                continue
+            if result.status is SaveStatus.REJECTED:
                 rejected.append((settlement, result))
             else:
                 settlement.answer = result.status
@@ -286,8 +299,14 @@ class Committer:
         """Keep the heartbeat off the leases of a batch; answers what may be written, and what a beat found taken."""
         writable: list[Settlement] = []
         taken: list[Settlement] = []
+        self._leases.settle_at_once(one.lease for one in batch if one.over is None)
         for settlement in batch:
-            if settlement.over is not None or await self._leases.begin_settling(settlement.lease):
+            lease = settlement.lease
+            if (
+                settlement.over is not None
+                or (lease.phase is Phase.SETTLING and not lease.beating)
+                or await self._leases.begin_settling(lease)
+            ):
                 writable.append(settlement)
             elif settlement.is_finished:
                 taken.append(settlement)
@@ -296,9 +315,10 @@ class Committer:
                 self._finish(settlement, Ending.LOST)
         return writable, taken
 
-    def _end(self, settlement: Settlement) -> None:
-        self._leases.end(settlement.lease)
-        self._finish(settlement, settlement.outcome.ending)
+    def _end(self, settlements: Sequence[Settlement]) -> None:
+        self._leases.end(settlement.lease for settlement in settlements)
+        for settlement in settlements:
+            self._finish(settlement, settlement.outcome.ending)
 
     async def _lose(self, settlements: Sequence[Settlement]) -> None:
         """Somebody else has the tokens: nothing is written to them, and what was finished is kept aside."""
@@ -349,14 +369,14 @@ class Committer:
                     settlement.unconfirmed = document
                     again.append(settlement)
                 case Standing.SETTLED:
-                    self._end(settlement)
+                    self._end([settlement])
                 case Standing.OURS if document is not None and lease.phase is Phase.SETTLING:
                     lease.stored = document
                     again.append(settlement)
                 case Standing.LOST if _is_unchanged(lease, document):
                     again.append(settlement)
                 case Standing.RECLAIMED if not settlement.is_finished:
-                    self._end(settlement)  # it is where it was to go
+                    self._end([settlement])  # it is where it was to go
                 case Standing.OURS | Standing.RECLAIMED if document is not None:
                     self._leases.lose(lease)
                     settlement.over = document

@@ -16,7 +16,8 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 import anyio
 
@@ -29,10 +30,9 @@ from apicas._runtime.processes import ProcessPool
 from apicas.exceptions import Release, TokenTimeoutError
 from apicas.tokens import Token, is_suspect
 
-V = TypeVar("V")
-
 log = logging.getLogger("apicas")
 
+_RETURNED: Final = Returned()
 LAST_MOMENT: Final = 1.0
 """Seconds that cleanup_run has after a second signal."""
 ALONE_LIMIT: Final = 30.0
@@ -96,17 +96,14 @@ class Executor:
         self._keeper = keeper
         self._options = options
         self._processes = processes
-        self._scopes: set[anyio.CancelScope] = set()
+        self._desks: set[Desk] = set()
+        self.running = 0
+        """How many tokens are being worked."""
         self._cleanups: set[anyio.CancelScope] = set()
         self._gate = Gate()
         self.make_room: Callable[[], None] = lambda: None
         """Called while a token waits for being the only one held: hands back what waits for a worker."""
         self._said_unfit = False
-
-    @property
-    def running(self) -> int:
-        """How many tokens are being worked."""
-        return len(self._scopes)
 
     @property
     def wants_no_more(self) -> bool:
@@ -115,8 +112,8 @@ class Executor:
 
     def cancel(self) -> None:
         """End all work at once; each token gets the verdict Cut."""
-        for scope in self._scopes:
-            scope.cancel()
+        for desk in tuple(self._desks):
+            desk.cut()
 
     def cut(self) -> None:
         """End all work, and leave cleanup_run only a moment."""
@@ -129,32 +126,43 @@ class Executor:
             scope.deadline = min(scope.deadline, soon)
 
     async def run(self, token: Token) -> Verdict:
-        """Work one token; ends early when its lease is lost."""
-        if self._gate.taken:  # and whatever is held here would be blamed if that one took the pilot down
-            return Raised(Release("another token has the pilot to itself", after=LATER))
-        if self._processes is not None and (self._options.always_isolate or is_suspect(token.peek())):
-            verdict = await self._watched(token, partial(self._run_isolated, self._processes))
-            if verdict is not None:
-                return verdict
-        return await self._watched(token, self._run_here)
+        """Work one token."""
+        with self.desk() as desk:
+            return await desk.work(token)
+        return Cut()  # the desk took the cancellation in
 
-    async def _watched(self, token: Token, run: Callable[[Token, anyio.CancelScope], Awaitable[V]]) -> V | Cut:
-        """Run a token in a scope that is cancelled when the lease is lost, or with all the others."""
-        scope = anyio.CancelScope()
-        if not self._keeper.on_lost(token, scope.cancel):
-            return Cut()
-        self._scopes.add(scope)
-        mark = running_token.set(token.id)
-        try:
-            return await run(token, scope)
-        finally:
-            running_token.reset(mark)
-            self._scopes.discard(scope)
-            self._keeper.on_lost(token, None)
+    def desk(self) -> Desk:
+        """A place for a worker: a context manager."""
+        return Desk(self, self._desks)
+
+    def watch(self, token: Token, callback: Callable[[], None] | None) -> bool:
+        """Have a function called when the lease on a token is lost; False where it is lost already."""
+        return self._keeper.on_lost(token, callback)
+
+    def pool_for(self, token: Token) -> ProcessPool | None:
+        """The processes of which a token is to have one to itself; None where it runs here."""
+        if self._processes is None or not (self._options.always_isolate or is_suspect(token.peek())):
+            return None
+        return self._processes
+
+    def runs_plainly(self, token: Token) -> bool:
+        """Whether nothing has to be done for a token once its work is cut: then it needs no scope of its own."""
+        return self._work.cleanup is None and not is_suspect(token.peek())
 
     # In the pilot. --------------------------------------------------------------------------------------------------
 
-    async def _run_here(self, token: Token, scope: anyio.CancelScope) -> Verdict:
+    async def run_plainly(self, token: Token) -> Verdict:
+        """Work a token for which nothing has to be done when it is cut."""
+        if self._gate.taken:
+            await self._gate.enter()
+        else:
+            self._gate.enter_open()
+        try:
+            return await self._limited(token, self._perform)
+        finally:
+            self._gate.leave()
+
+    async def run_here(self, token: Token, scope: anyio.CancelScope) -> Verdict:
         verdict: Verdict = Cut()
         alone = is_suspect(token.peek()) and token.crashes > 0
         inside = False
@@ -192,7 +200,8 @@ class Executor:
         try:
             if self._work.prepare is not None:
                 await self._work.prepare(token)
-            return Returned(await self._work.process(token))
+            value = await self._work.process(token)
+            return _RETURNED if value is None else Returned(value)
         except BaseException as error:
             if _is_from_outside(error):
                 raise
@@ -216,7 +225,7 @@ class Executor:
 
     # In a process of its own. ----------------------------------------------------------------------------------------
 
-    async def _run_isolated(self, processes: ProcessPool, token: Token, scope: anyio.CancelScope) -> Verdict | None:
+    async def run_isolated(self, processes: ProcessPool, token: Token, scope: anyio.CancelScope) -> Verdict | None:
         """Work a token in a process; None where that cannot be."""
         verdict: Verdict | None = Cut()
         process: IsolatedProcess | None = None
@@ -266,6 +275,89 @@ class Executor:
         if timer.cancelled_caught:
             return Raised(TokenTimeoutError(f"not done within the time limit of {limit:g} s"))
         return Cut()
+
+
+class Desk:
+    """Where a worker works one token after the other: each ends early when its lease is lost.
+
+    The tokens share a cancel scope until one is cut, since a scope of its own for each takes longer than all else that
+    a token without work costs. Whoever leaves the desk with a token that has no verdict was cut.
+
+    Args:
+        executor: runs the tokens.
+        desks: those that are taken.
+    """
+
+    def __init__(self, executor: Executor, desks: set[Desk]) -> None:
+        self._executor = executor
+        self._desks = desks
+        self._scope = anyio.CancelScope()
+        self._target = self._scope
+        """What is cancelled to cut the present token."""
+        self._token: Token | None = None
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        self._desks.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._desks.discard(self)
+        return bool(self._scope.__exit__(kind, error, traceback))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether no more work can be done here: take another desk."""
+        return self._scope.cancel_called
+
+    def cut(self) -> None:
+        """End the present work."""
+        if self._token is not None:
+            self._target.cancel()
+
+    def _lose(self, token: Token) -> None:
+        if self._token is token:  # it was told later, and the next one may be here by now
+            self._target.cancel()
+
+    async def work(self, token: Token) -> Verdict:
+        """Work one token.
+
+        Raises:
+            CancelledError: the work was cut, or the worker is; leaving the desk tells which.
+        """
+        executor = self._executor
+        if executor.wants_no_more:  # and whatever is held here would be blamed if that one took the pilot down
+            return Raised(Release("another token has the pilot to itself", after=LATER))
+        if not executor.watch(token, partial(self._lose, token)):
+            return Cut()
+        self._token = token
+        executor.running += 1
+        mark = running_token.set(token.id)
+        try:
+            if executor.runs_plainly(token) and executor.pool_for(token) is None:
+                return await executor.run_plainly(token)
+            return await self._work_apart(token)
+        finally:
+            running_token.reset(mark)
+            executor.running -= 1
+            self._token = None
+            executor.watch(token, None)
+
+    async def _work_apart(self, token: Token) -> Verdict:
+        """Work a token in a scope of its own: there is something to do also when it is cut."""
+        processes = self._executor.pool_for(token)
+        try:
+            if processes is not None:
+                self._target = anyio.CancelScope()
+                verdict = await self._executor.run_isolated(processes, token, self._target)
+                if verdict is not None:
+                    return verdict
+            self._target = anyio.CancelScope()
+            return await self._executor.run_here(token, self._target)
+        finally:
+            self._target = self._scope
 
 
 async def _work_in(process: IsolatedProcess, _token: Token) -> Verdict:

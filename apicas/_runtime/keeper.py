@@ -81,7 +81,10 @@ class Tally:
 
     def count(self, ending: Ending) -> None:
         """Count one token that left."""
-        setattr(self, ending.value, getattr(self, ending.value) + 1)
+        if ending is Ending.DONE:  # nearly every one
+            self.done += 1
+        else:
+            setattr(self, ending.value, getattr(self, ending.value) + 1)
 
 
 class Keeper:
@@ -321,7 +324,7 @@ class Keeper:
         if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
             log.warning("token %s: %s: %s", token.id, type(verdict.error).__name__, verdict.error)
         if settlement is not None:
-            await settlement.event.wait()
+            await settlement.wait()
         if settlement is not None and settlement.ending is None:
             raise LeaseLostError(f"the outcome of token {token.id} was not written: the iterator was left before")
         if error is None and (settlement is None or settlement.ending is Ending.LOST):

@@ -9,9 +9,8 @@ A stored document is never changed in place: the heartbeat and a merge both star
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -42,7 +41,7 @@ class Lease:
     """The document that the user's copy was made from."""
     refreshed: float
     """Monotonic seconds: when the write that the store's lock is of was sent."""
-    began: float = field(default=math.inf)
+    began: float
     """Monotonic seconds: when the work on it began; until that is known, when it was claimed."""
     phase: Phase = Phase.HELD
     beating: bool = False
@@ -53,9 +52,6 @@ class Lease:
     on_lost: Callable[[], None] | None = None
     """Called once, in the loop that claimed it, when the lease is lost while the token is being worked."""
     _idle: Callable[[], object] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        self.began = min(self.began, self.refreshed)
 
 
 class Leases:
@@ -80,10 +76,10 @@ class Leases:
         """Belong to the running loop: where `on_lost` is called."""
         self._loop = asyncio.get_running_loop()
 
-    def add(self, lease: Lease) -> None:
-        """Remember a new lease."""
+    def add(self, leases: Iterable[Lease]) -> None:
+        """Remember new leases."""
         with self._guard:
-            self._leases[lease.token_id] = lease
+            self._leases.update((lease.token_id, lease) for lease in leases)
 
     def watch(self, lease: Lease, callback: Callable[[], None] | None) -> bool:
         """Have a function called in this loop when the lease is lost; False where it is not held any more."""
@@ -123,6 +119,13 @@ class Leases:
         if idle is not None:
             idle()
 
+    def settle_at_once(self, leases: Iterable[Lease]) -> None:
+        """Keep the heartbeat off those of some leases that are held and not being beaten."""
+        with self._guard:
+            for lease in leases:
+                if lease.phase is Phase.HELD and not lease.beating:
+                    lease.phase = Phase.SETTLING
+
     async def begin_settling(self, lease: Lease) -> bool:
         """Keep the heartbeat off a lease from now on, once its present beat is through; False where it is lost."""
         beat_ended = asyncio.Event()
@@ -137,11 +140,12 @@ class Leases:
         await beat_ended.wait()
         return lease.phase is Phase.SETTLING
 
-    def end(self, lease: Lease) -> None:
-        """Forget a lease whose outcome is written."""
+    def end(self, leases: Iterable[Lease]) -> None:
+        """Forget leases whose outcome is written."""
         with self._guard:
-            lease.phase = Phase.ENDED
-            self._drop(lease)
+            for lease in leases:
+                lease.phase = Phase.ENDED
+                self._drop(lease)
 
     def out_of_contact(self, now: float, lease_time: float) -> list[Lease]:
         """What is being worked though none of its beats has arrived for a whole lease."""

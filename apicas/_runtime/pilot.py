@@ -6,6 +6,7 @@ cancel it, hand it back, write what waits, and only then let the leases go.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -16,15 +17,15 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from apicas._runtime.committer import Ending
-from apicas._runtime.executor import Executor, ExecutorOptions
+from apicas._runtime.executor import Desk, Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, OnLostContact, Tally
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, describe, only_leaf
 from apicas._runtime.processes import ProcessPool
+from apicas._runtime.stock import Stock
 from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import CALM_TIME, Backoff, claim_ahead
 from apicas.tokens import Token
@@ -191,10 +192,8 @@ class Pilot:
         self._options = options
         self._workers = workers
         self._idle = workers
-        self._send: MemoryObjectSendStream[tuple[Token, float]]
-        self._receive: MemoryObjectReceiveStream[tuple[Token, float]]
-        self._send, self._receive = anyio.create_memory_object_stream(math.inf)
-        self._changed = anyio.Event()
+        self._stock: Stock
+        self._changed = asyncio.Event()
         self._came_back = anyio.Event()
         self._reason = ""
         self._draining = anyio.Event()
@@ -253,14 +252,12 @@ class Pilot:
                     group.start_soon(self._work_tokens)
                 with self._feeding:
                     await self._feed()
-                self._send.close()
+                self._stock.close()
             with self._writing:
                 await self._keeper.wait_until_written()
             services.cancel_scope.cancel()
 
     async def _enter(self, stack: AsyncExitStack) -> None:
-        stack.callback(self._receive.close)
-        stack.callback(self._send.close)
         stack.callback(self._let_go)
         try:
             self._keeper = self._iterator.keeper
@@ -268,6 +265,7 @@ class Pilot:
             await stack.enter_async_context(self._iterator)
             self._keeper = self._iterator.keeper
         self._begun = self._keeper.environment.monotonic()
+        self._stock = Stock(self._keeper.environment.monotonic)
         self._rate_of = (self._begun, 0)
         if self._options.max_scrub is not None:
             self._keeper.limit_scrubs(self._options.max_scrub)
@@ -397,10 +395,6 @@ class Pilot:
         # Not one by one as workers come free while there is a stock: in batches worth a request.
         return wanted if buffered < self._idle or wanted * 4 >= self._workers + ahead else 0
 
-    @property
-    def _buffered(self) -> int:
-        return self._receive.statistics().current_buffer_used
-
     def _measure_rate(self) -> None:
         now = self._keeper.environment.monotonic()
         since, ended = self._rate_of
@@ -410,17 +404,16 @@ class Pilot:
             self._rate_of = (now, self._ended)
 
     def _take(self, tokens: list[Token]) -> None:
-        now = self._keeper.environment.monotonic()
-        for token in tokens:
-            self._mine[id(token)] = token
-            if self._reason:
+        self._mine.update((id(token), token) for token in tokens)
+        if self._reason:
+            for token in tokens:
                 self._give_back(token, Cut())
-            else:
-                self._send.send_nowait((token, now))
-                self._unstarted += 1
+            return
+        self._unstarted += len(tokens)
+        self._stock.put(tokens)
 
     async def _wait_for_change(self) -> None:
-        self._changed = anyio.Event()
+        self._changed = asyncio.Event()
         with anyio.move_on_after(CALM_TIME if self._keeper.loop_lags else UNSTARTED_LIMIT / 2):
             await self._changed.wait()
         self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
@@ -433,57 +426,72 @@ class Pilot:
 
     def _hand_back_unstarted(self, before: float) -> None:
         """Hand back buffered tokens that were claimed before a monotonic time: somebody else may be idle."""
-        for _ in range(self._buffered):
-            token, claimed = self._receive.receive_nowait()
-            if claimed < before:
-                self._unstarted -= 1
-                self._give_back(token, Cut())
-            else:
-                self._send.send_nowait((token, claimed))
+        if not self._entered:
+            return
+        for token in self._stock.remove(before):
+            self._unstarted -= 1
+            self._give_back(token, Cut())
 
     # Working. -----------------------------------------------------------------------------------------------------
 
     async def _work_tokens(self) -> None:
         """Be one worker."""
-        async for token, _ in self._receive:
-            self._idle -= 1
-            self._unstarted -= 1
-            self._started += 1
-            try:
-                await self._work_one(token)
-            finally:
-                self._idle += 1
-                self._changed.set()
-            self._check_ends()
+        while (token := await self._stock.take()) is not None:
+            await self._work_some(token)
 
-    async def _work_one(self, token: Token) -> None:
+    async def _work_some(self, token: Token | None) -> None:
+        """Work a token, and at the same desk those that lie ready after it."""
+        verdict: Verdict | None = None
+        with self._executor.desk() as desk:
+            while token is not None:
+                verdict = None
+                self._idle -= 1
+                self._unstarted -= 1
+                self._started += 1
+                try:
+                    verdict = await self._work_one(token, desk)
+                finally:
+                    self._idle += 1
+                    self._changed.set()
+                if desk.is_cut or self._options.stop_function is not None:
+                    break
+                self._finish(token, verdict)
+                token = self._stock.take_ready()
+        if token is not None:
+            self._finish(token, Cut() if verdict is None else verdict)
+            await self._ask_stop_function()
+
+    async def _work_one(self, token: Token, desk: Desk) -> Verdict:
         if self._keeper.is_out_of_contact(token):  # we slept, or were cut off: what others may have is not begun
-            self._give_back(token, Cut())
-            return
-        verdict = await self._executor.run(token)
+            return Cut()
+        return await desk.work(token)
+
+    def _finish(self, token: Token, verdict: Verdict) -> None:
         if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
             log.warning("token %s: %s", token.id, describe(verdict.error))
         elif isinstance(verdict, Crashed):
             log.warning("token %s: %s", token.id, verdict.reason)
         self._give_back(token, verdict)
         self._ended += 1
-        function = self._options.stop_function
-        if function is not None and not self._reason:
-            try:
-                answer = function(**self._options.stop_arguments)
-                over = await answer if hasattr(answer, "__await__") else answer
-            except Exception:
-                self.stop("stop_function failed")  # not asked again by the other workers
-                raise
-            if over:
-                self.stop("stop_function said so")
-
-    def _check_ends(self) -> None:
         if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
             self.stop(f"max_tokens={self._options.max_tokens} were worked")
 
+    async def _ask_stop_function(self) -> None:
+        function = self._options.stop_function
+        if function is None or self._reason:
+            return
+        try:
+            answer = function(**self._options.stop_arguments)
+            over = await answer if hasattr(answer, "__await__") else answer
+        except Exception:
+            self.stop("stop_function failed")  # not asked again by the other workers
+            raise
+        if over:
+            self.stop("stop_function said so")
+
     def _note_ending(self, ending: Ending) -> None:
-        if ending in {Ending.SCRUBBED, Ending.CRASHED, Ending.RELEASED} or not self._holds_work:
+        is_final = ending is Ending.DONE or ending is Ending.FAILED or ending is Ending.LOST
+        if not (is_final and self._holds_work):
             self._came_back.set()
 
     # Ending. ------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Safekeeping:
 
     def comes_first(self, settlement: Settlement) -> bool:
         """Whether an outcome is kept before the first attempt to write it."""
-        return self._ahead and settlement.ran >= LONG and settlement.is_finished
+        return settlement.ran >= LONG and self._ahead and settlement.is_finished
 
     async def keep(self, settlements: Sequence[Settlement]) -> None:
         """Keep those of some outcomes that are finished results, and are not kept yet."""

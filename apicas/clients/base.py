@@ -270,7 +270,10 @@ class PoolClient(ABC):
                 results[index] = encoded
             else:
                 accepted.append((index, encoded))
-        for bulk in _bulks(accepted):
+        bulks = _bulks(accepted)
+        for bulk in bulks[1:]:  # the caller's mappings may change before their turn comes
+            bulk[:] = [(index, EncodedDocument(dict(encoded.document), encoded.body)) for index, encoded in bulk]
+        for bulk in bulks:
             written = await self._write_or_bisect([encoded for _, encoded in bulk])
             for (index, _), result in zip(bulk, written, strict=True):
                 results[index] = result
@@ -462,9 +465,9 @@ def missing_view(address: str, name: str) -> ViewNotFoundError:
     return ViewNotFoundError(f"{address} has no view {name}: {advice}")
 
 
-def _bulks(encoded: Sequence[tuple[int, EncodedDocument]]) -> list[Sequence[tuple[int, EncodedDocument]]]:
+def _bulks(encoded: list[tuple[int, EncodedDocument]]) -> list[list[tuple[int, EncodedDocument]]]:
     """Cut a sequence into requests that are bounded in documents and in bytes."""
-    bulks: list[Sequence[tuple[int, EncodedDocument]]] = []
+    bulks: list[list[tuple[int, EncodedDocument]]] = []
     start = size = 0
     for index, (_, document) in enumerate(encoded):
         if index > start and (index - start >= MAX_BULK_DOCUMENTS or size + len(document.body) > MAX_BULK_BYTES):

@@ -296,9 +296,9 @@ async def test_whichever_request_fails_every_token_is_done_once(how: str) -> Non
 
 def _leases() -> tuple[Leases, Lease]:
     leases, document = Leases(), {"_id": "t", "_rev": "2-a"}
-    lease = Lease("t", "claim", stored=document, base=document, refreshed=0.0)
+    lease = Lease("t", "claim", stored=document, base=document, refreshed=0.0, began=0.0)
     leases.attach()
-    leases.add(lease)
+    leases.add([lease])
     return leases, lease
 
 

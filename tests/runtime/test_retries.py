@@ -23,7 +23,7 @@ async def ended(client: MemoryClient, keeper: Keeper, verdict: Verdict) -> tuple
         await anyio.sleep(1)
     settlement = keeper.give_back(claimed[0], verdict)
     assert settlement is not None
-    await settlement.event.wait()
+    await settlement.wait()
     token = await client.fetch("t")
     return token, max(0.0, not_before(token) - unix_time())
 

@@ -126,7 +126,7 @@ def _early_reclaim() -> Patches:
 def _unknown_is_written() -> Patches:
     async def look(self: Any, unclear: Any) -> list[Any]:
         for settlement in unclear:
-            self._end(settlement)
+            self._end([settlement])
         return []
 
     return [(committer.Committer, "_look", look)]

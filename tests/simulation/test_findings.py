@@ -80,7 +80,7 @@ async def test_a_pilot_stands_down_for_a_picas_pilot_on_another_branch(ended: bo
     picas = {**claimed, "lock": 1_800_000_004, "hostname": "other", "_rev": "3-picas"}
     if ended:
         picas |= {"done": 1_800_000_006, "exit_code": 0}
-    lease = Lease("t", "c", stored=claimed, base=claimed, refreshed=0.0)
+    lease = Lease("t", "c", stored=claimed, base=claimed, refreshed=0.0, began=0.0)
     for leaves in ([beat, picas], [picas, beat]):
         (document,) = await read_own(cast("Client", TwoLeaves(*leaves)), [lease])
         assert standing(lease.stored, document, "c") is Standing.LOST

@@ -314,7 +314,7 @@ class SQLiteClient(PoolClient):
         return f"token_{self._name}{next(self._numbers):016x}"
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        drafts = [documents.draft(encoded.body, self._unique(), next(self._spots)) for encoded in batch]
+        drafts = [documents.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
         self.traffic.sent += sum(len(encoded.body) for encoded in batch)
         return await self._transact(partial(documents.write, drafts=drafts))
 

@@ -16,12 +16,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from apicas._documents import Document, decode, encode
+from apicas.clients.base import EncodedDocument
 from apicas.clients.port import SaveResult, SaveStatus, StoredChange
 from apicas.clients.sqlite import attachments
 from apicas.clients.sqlite.attachments import Content
 from apicas.clients.sqlite.listings import NO_TOKEN, Listing, Span
 from apicas.clients.sqlite.schema import SPOTS
-from apicas.tokens import state_of
+from apicas.tokens import state_by_fields, state_of
 
 CONFLICT: Final = SaveResult(SaveStatus.CONFLICT)
 # Rows per statement: few sizes, so that each is compiled once.
@@ -71,8 +72,12 @@ class _Header(msgspec.Struct):
 _read_header = msgspec.json.Decoder(_Header).decode
 
 
+_NO_CONTENTS: Final[Mapping[str, Content | None]] = {}
+_PLAIN_EXIT_CODES: Final = frozenset({int, str})
+
+
 class Draft(msgspec.Struct, frozen=True):
-    """A document to be written, made from its JSON alone: the mapping may have changed since it was encoded.
+    """A document to be written.
 
     A struct, since a frozen dataclass takes as long to make as all the rest of a draft.
     """
@@ -89,16 +94,34 @@ class Draft(msgspec.Struct, frozen=True):
     """The attachments by name; None for a stub."""
 
 
-def draft(body: bytes, unique: str, spot: int) -> Draft:
-    """Make a draft from a document's JSON.
+def draft(encoded: EncodedDocument, unique: str, spot: int) -> Draft:
+    """Make a draft of a document.
 
     Args:
-        body: checked, and encoded.
+        encoded: the document, and its JSON.
         unique: makes the revision one that no document ever had.
         spot: where it goes if it is new.
     """
+    document, old = encoded.document, encoded.rev
+    if "_attachments" in document or not _is_plain(document):
+        return _draft_of_body(encoded.body, unique, spot)
+    state = state_by_fields(document)._value_
+    return Draft(encoded.id, old, next_rev(old, unique), state, spot, encoded.body.decode(), _NO_CONTENTS)
+
+
+def _is_plain(document: Mapping[str, Any]) -> bool:
+    """Whether what the store reads of a document is in it as it is in its JSON: no number of some odd class."""
+    return (
+        type(document.get("lock")) is int
+        and type(document.get("done")) is int
+        and document.get("type") == "token"
+        and type(document.get("exit_code")) in _PLAIN_EXIT_CODES
+    )
+
+
+def _draft_of_body(body: bytes, unique: str, spot: int) -> Draft:
     header = _read_header(body)
-    contents: Mapping[str, Content | None] = {}
+    contents: Mapping[str, Content | None] = _NO_CONTENTS
     if header.attachments is not msgspec.UNSET:
         document: Document = decode(body)
         contents = {name: _content(entry) for name, entry in (document.pop("_attachments") or {}).items()}
