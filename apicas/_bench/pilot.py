@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from apicas._bench.records import Trial
-from apicas._bench.watching import Watch
+from apicas._bench.watching import Watch, counted
 from apicas._bench.work import Executions, work_of
 from apicas.actors import run_options, run_pilot, work_maker
 from apicas.clients.base import PoolClient
@@ -71,13 +71,12 @@ async def work_off(
     iterator = BasicViewIterator(client, linger=False, outbox=outbox)
     async with iterator:
         await barrier()
-        before, processor, worked = client.traffic, _processor_time(), Executions.number
-        counted = (before.requests, before.sent, before.received)
+        before, processor, worked = counted(client.traffic), processor_time(), Executions.number
         watch = Watch(iterator.keeper, client.traffic, trial.tokens // trial.pilots)
         executor = "process" if trial.workload == "cpu" else "auto"
         options = {"workers": trial.workers, "claim_ahead": trial.batch, "executor": executor}
         report = await run_pilot(iterator, work_maker(work_of(trial), iterator), run_options(options))
-        requests, sent, received = (now - then for now, then in zip(watch.traffic, counted, strict=True))
+        requests, sent, received = (now - then for now, then in zip(watch.traffic, before, strict=True))
         return PilotReport(
             done=report.done,
             # What is worked in another process is counted there; of it we know what ended here.
@@ -87,8 +86,8 @@ async def work_off(
             requests=requests,
             sent=sent,
             received=received,
-            cpu_seconds=_processor_time() - processor,
-            memory=_memory(),
+            cpu_seconds=processor_time() - processor,
+            memory=memory(),
             latencies=watch.latencies.counts,
             notes=[] if report.ended == report.done else [str(report)],
         )
@@ -104,13 +103,13 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _processor_time() -> float:
+def processor_time() -> float:
     """Seconds, of all threads and of all children that ended."""
     usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _memory() -> int:
+def memory() -> int:
     """The largest resident set so far, in bytes."""
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024

@@ -20,6 +20,11 @@ MEASURED_WHOLE: Final = 2_000
 _STRIDE: Final = 16
 
 
+def counted(traffic: Traffic) -> tuple[int, int, int]:
+    """Requests, bytes sent and bytes received so far."""
+    return traffic.requests, traffic.sent, traffic.received
+
+
 class Watch:
     """Watches one keeper.
 
@@ -35,7 +40,7 @@ class Watch:
         self.done = 0
         self.last = 0.0
         """Monotonic seconds: when the last outcome so far was confirmed."""
-        self.traffic = (traffic.requests, traffic.sent, traffic.received)
+        self.traffic = counted(traffic)
         """What had been asked of the store by then."""
         self._keeper, self._traffic = keeper, traffic
         self._stride = 1 if tokens <= MEASURED_WHOLE else _STRIDE
@@ -78,4 +83,4 @@ class Watch:
         if ending is Ending.DONE:
             self.done += 1
             self.last = time.monotonic()
-            self.traffic = (self._traffic.requests, self._traffic.sent, self._traffic.received)
+            self.traffic = counted(self._traffic)

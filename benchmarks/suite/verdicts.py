@@ -25,7 +25,7 @@ last line on standard error, when its library or its server is not there, or whe
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """What was measured, and on which store: a line of the table of targets."""
-    figures: dict[str, float]
+    figures: dict[str, Any]
     """Whatever a reader may want to see; seconds, bytes, tokens per second, and counts."""
     target: str
     """In words, as in the table of targets."""
