@@ -36,7 +36,9 @@ class CommandRunner:
     """
 
     def __init__(self, command: Sequence[str] | str, options: CommandOptions | None = None) -> None:
-        self._options = options or CommandOptions()
+        self._options = replace(options or CommandOptions(), timeout=None)
+        self._variables = _encoded(self._options.env or {})
+        self._inherited = _Inherited()
         if isinstance(command, str) is not self._options.shell:
             raise ConfigError(
                 "a command is a string with shell=True, or a list of the program and its arguments without"
@@ -54,9 +56,9 @@ class CommandRunner:
             InvalidTokenError: the token lacks a field that the command needs.
         """
         command, variables = self._filled(token)
-        environment = _environment(token.id, {**(self._options.env or {}), **variables})
-        options = replace(self._options, env=environment, timeout=None)
-        result = await perform(command, options, partial(_attach, token))
+        own = _encoded({**variables, ID_VARIABLE: token.id})
+        environment = {**self._inherited.now(), **self._variables, **own}
+        result = await perform(command, self._options, partial(_attach, token), environment)
         token.exit_code = result.exit_code
         if not result.ok:
             raise CommandError(complaint(command, result), result.exit_code)
@@ -67,13 +69,30 @@ class CommandRunner:
         return fill_line(self._line, token)
 
 
-def _environment(token_id: str, variables: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not _is_ours(name)}
-    return {**inherited, **variables, ID_VARIABLE: token_id}
+class _Inherited:
+    """This process's environment, as it is at the moment, without what is apicas's own in it.
+
+    In bytes, as the system has it: to decode and encode it again for every command would cost a tenth of the command.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, bytes] = {}
+        self._kept: dict[bytes, bytes] = {}
+
+    def now(self) -> Mapping[bytes, bytes]:
+        seen = dict(os.environb)
+        if seen != self._seen:
+            self._seen = seen
+            self._kept = {name: value for name, value in seen.items() if not _is_ours(name)}
+        return self._kept
 
 
-def _is_ours(name: str) -> bool:
-    return name.startswith("APICAS_") or name == "PICAS_PASSWORD"
+def _encoded(variables: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+
+
+def _is_ours(name: bytes) -> bool:
+    return name.startswith(b"APICAS_") or name == b"PICAS_PASSWORD"
 
 
 def _attach(token: Token, result: CommandResult) -> None:

@@ -33,6 +33,7 @@ from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
+from apicas._runtime.children import adopted
 from apicas._runtime.hooks import Work
 from apicas._runtime.outcomes import Crashed, Cut, Verdict, storable
 from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand
@@ -296,8 +297,8 @@ class _Running(RunningCommand):
     """A process without pipes of its own."""
 
     def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions) -> None:
-        super().__init__(leader, options)
-        self._silent.set()
+        super().__init__(adopted(leader), options)
+        self._silent.set_result(None)
 
     def has_ended(self) -> bool:
         """Whether it has; it stays a zombie."""

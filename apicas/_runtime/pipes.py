@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from io import FileIO
 from typing import Final
 
 CHUNK: Final = 65_536
@@ -62,28 +61,29 @@ class OutputPipe:
     """What a command writes, read as it comes.
 
     Args:
-        file: our end of the pipe; closed by `close`.
+        descriptor: our end of the pipe; closed by `close`.
         capture: takes what is read.
         on_end: called when nobody holds the other end any more.
     """
 
-    def __init__(self, file: FileIO, capture: Capture, on_end: Callable[[], None]) -> None:
-        self._file = file
+    def __init__(self, descriptor: int, capture: Capture, on_end: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._closed = False
         self._capture = capture
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        os.set_blocking(file.fileno(), False)
-        self._loop.add_reader(file.fileno(), self._read)
+        os.set_blocking(descriptor, False)  # it may be read by the other side, too, and be empty once we come
+        self._loop.add_reader(descriptor, self._read)
 
     @property
     def closed(self) -> bool:
         """Whether there is nothing more to read."""
-        return self._file.closed
+        return self._closed
 
     def close(self) -> None:
         """Take what is still in the pipe, and close it; safe to repeat."""
         leftover = 0
-        while not self._file.closed and leftover < MAX_LEFTOVER:
+        while not self._closed and leftover < MAX_LEFTOVER:
             size = self._read()
             if not size:
                 break
@@ -93,7 +93,7 @@ class OutputPipe:
     def _read(self) -> int:
         """Take one chunk; its size, 0 where there is none."""
         try:
-            chunk = os.read(self._file.fileno(), CHUNK)
+            chunk = os.read(self._descriptor, CHUNK)
         except (BlockingIOError, InterruptedError):
             return 0
         if chunk:
@@ -104,35 +104,38 @@ class OutputPipe:
         return len(chunk)
 
     def _close(self) -> None:
-        if not self._file.closed:
-            self._loop.remove_reader(self._file.fileno())
-            self._file.close()
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
 
 
 class InputPipe:
     """What a command reads, written as fast as it takes it.
 
     Args:
-        file: our end of the pipe; closed after the last byte, or by `close`.
+        descriptor: our end of the pipe; closed after the last byte, or by `close`.
         content: the bytes.
     """
 
-    def __init__(self, file: FileIO, content: bytes) -> None:
-        self._file = file
+    def __init__(self, descriptor: int, content: bytes) -> None:
+        self._descriptor = descriptor
+        self._closed = False
         self._rest = memoryview(content)
         self._loop = asyncio.get_running_loop()
-        os.set_blocking(file.fileno(), False)
-        self._loop.add_writer(file.fileno(), self._write)
+        os.set_blocking(descriptor, False)
+        self._loop.add_writer(descriptor, self._write)
 
     def close(self) -> None:
         """Write no more; safe to repeat."""
-        if not self._file.closed:
-            self._loop.remove_writer(self._file.fileno())
-            self._file.close()
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_writer(self._descriptor)
+            os.close(self._descriptor)
 
     def _write(self) -> None:
         try:
-            written = os.write(self._file.fileno(), self._rest[:CHUNK])
+            written = os.write(self._descriptor, self._rest[:CHUNK])
         except (BlockingIOError, InterruptedError):
             return
         except BrokenPipeError:  # a command need not read all its input, as `head` does not

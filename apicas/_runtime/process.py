@@ -13,21 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict
 
 import anyio
 from typing_extensions import Unpack
 
 from apicas._documents import shown
 from apicas._runtime import groups
+from apicas._runtime.children import Child, Environment, Start, close, start_child
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 
@@ -53,7 +52,7 @@ MAX_PAUSE: Final = 0.05
 MAX_COMPLAINT: Final = 2_000
 """Characters of stderr in a message: the message goes into the token, and stderr is attached beside it."""
 
-_left_behind: list[subprocess.Popen[bytes]] = []
+_left_behind: list[Child] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +154,7 @@ async def perform(
     command: Sequence[str | os.PathLike[str]] | str,
     options: CommandOptions,
     on_end: Callable[[CommandResult], None],
+    environment: Environment = None,
 ) -> CommandResult:
     """Run a command, and show its result to `on_end` in any case: also when it was cancelled, or cut at its limit.
 
@@ -162,24 +162,25 @@ async def perform(
         command: as run_command takes it.
         options: how; `check` is the caller's.
         on_end: called once, if the command was started. Must not raise.
+        environment: wins over that of the options, unless it is None.
 
     Raises:
         CommandError: it could not be started.
         TokenTimeoutError: it was ended at the time limit.
         ConfigError: it is nothing that can be run.
     """
-    running = RunningCommand(_start(command, options), options)
+    running = RunningCommand(_started(command, options, environment), options)
+    in_time = True
     try:
         running.connect()
-        with anyio.move_on_after(options.timeout) as timer:
-            await running.wait()
+        in_time = await running.wait_until(options.timeout)
     finally:
         try:
             await running.end()
         finally:
             result = running.close()
             on_end(result)
-    if timer.cancelled_caught:
+    if not in_time:
         error = TokenTimeoutError(f"{_name(command)}: not done within the time limit of {options.timeout:g} s")
         error.add_note(complaint(command, result))
         raise error
@@ -201,14 +202,15 @@ class RunningCommand:
         options: how it is run.
     """
 
-    def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions) -> None:
+    def __init__(self, leader: Child, options: CommandOptions) -> None:
         self._leader = leader
         self._options = options
         self._started = time.monotonic()
         self._ended: float | None = None
         self._status: int | None = None
-        self._exit_watch = _open_watch(leader.pid)
-        self._silent = asyncio.Event()
+        self._exit_watch = leader.open_watch()
+        self._loop = asyncio.get_running_loop()
+        self._silent: asyncio.Future[None] = self._loop.create_future()
         self._stdout, self._stderr = Capture(options.capture), Capture(options.capture)
         self._outputs: list[OutputPipe] = []
         self._stdin: InputPipe | None = None
@@ -216,25 +218,46 @@ class RunningCommand:
     def connect(self) -> None:
         """Read and write its pipes from now on."""
         leader = self._leader
-        for file, capture in ((leader.stdout, self._stdout), (leader.stderr, self._stderr)):
-            self._outputs.append(OutputPipe(cast("FileIO", file), capture, self._output_ended))
+        for descriptor, capture in ((leader.stdout, self._stdout), (leader.stderr, self._stderr)):
+            if descriptor is not None:
+                self._outputs.append(OutputPipe(descriptor, capture, self._output_ended))
         if leader.stdin is not None:
-            self._stdin = InputPipe(cast("FileIO", leader.stdin), self._options.stdin or b"")
+            self._stdin = InputPipe(leader.stdin, self._options.stdin or b"")
+
+    async def wait_until(self, timeout: float | None) -> bool:
+        """Return True when the leader has ended, False after so many seconds."""
+        if timeout is None:
+            await self.wait()
+            return True
+        with anyio.move_on_after(timeout) as timer:
+            await self.wait()
+        return not timer.cancelled_caught
 
     async def wait(self) -> None:
         """Return when the leader has ended. It stays a zombie, so that its id names nobody else."""
         if self._exit_watch is not None and not self._has_ended():
-            await _readable(self._exit_watch)
+            await self._word_of_its_end(self._exit_watch)
         pause = MIN_PAUSE
         while not self._has_ended():
             await anyio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
+
+    async def _word_of_its_end(self, descriptor: int) -> None:
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(descriptor, _resolve, ended)
+        try:
+            await ended
+        finally:
+            self._loop.remove_reader(descriptor)
 
     async def end(self) -> None:
         """End what is still there of the group, and return when it is gone, or after KILL_TIME.
 
         Not to be cut short by a cancel scope. A bare `Task.cancel()` shortens the grace period.
         """
+        if self._silent.done() and self._has_ended():  # as most have
+            await self._kill()
+            return
         with anyio.CancelScope(shield=True):
             try:
                 if self._has_ended():
@@ -242,8 +265,14 @@ class RunningCommand:
                 else:
                     await self._stop()
             finally:
-                groups.signal_group(self._leader.pid, SIGKILL)
-                await self._be_gone()
+                await self._kill()
+
+    async def _kill(self) -> None:
+        groups.signal_group(self._leader.pid, SIGKILL)
+        killed = time.monotonic()
+        if not self._is_gone(killed):
+            with anyio.CancelScope(shield=True):
+                await self._be_gone(killed)
 
     def close(self) -> CommandResult:
         """Close the pipes, with what is still in them taken; the result."""
@@ -251,20 +280,25 @@ class RunningCommand:
             pipe.close()
         if self._stdin is not None:
             self._stdin.close()
-        for file in (self._leader.stdin, self._leader.stdout, self._leader.stderr):
-            if file is not None:  # still open only if connecting failed
-                file.close()
+        self._close_unconnected()
         if self._exit_watch is not None:
             os.close(self._exit_watch)
             self._exit_watch = None
-        if self._leader.returncode is None:
+        if not self._leader.reaped:
             log.warning("process %d was killed and does not end", self._leader.pid)
             _left_behind.append(self._leader)
         return self._result()
 
+    def _close_unconnected(self) -> None:
+        """Close the pipes that connecting has failed for."""
+        leader = self._leader
+        close(*(leader.stdout, leader.stderr)[len(self._outputs) :])
+        if self._stdin is None:
+            close(leader.stdin)
+
     async def _fall_silent(self) -> None:
         with anyio.move_on_after(STRAGGLER_TIME):
-            await self._silent.wait()
+            await asyncio.wait([self._silent])
 
     async def _stop(self) -> None:
         groups.signal_group(self._leader.pid, SIGTERM)
@@ -276,13 +310,12 @@ class RunningCommand:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE)
 
-    async def _be_gone(self) -> None:
+    async def _be_gone(self, killed: float) -> None:
         """Return when the leader has been reaped and no other member of the group lives, or after KILL_TIME.
 
         What had its KILL is gone in a moment. A cancellation in that moment is kept for afterwards: it would leave a
         zombie, and gain nothing.
         """
-        killed = time.monotonic()
         kept: asyncio.CancelledError | None = None
         pause = MIN_PAUSE
         while not self._is_gone(killed) and time.monotonic() < killed + KILL_TIME:
@@ -297,19 +330,19 @@ class RunningCommand:
     def _is_gone(self, killed: float) -> bool:
         if not self._has_ended():
             return False
-        self._leader.wait()  # at once: it has ended
+        self._leader.reap()
         return groups.is_gone(self._leader.pid, killed)
 
     def _has_ended(self) -> bool:
         if self._ended is None:
-            ended, self._status = _look_at(self._leader)
+            ended, self._status = self._leader.look()
             if ended:
                 self._ended = time.monotonic()
         return self._ended is not None
 
     def _output_ended(self) -> None:
         if all(pipe.closed for pipe in self._outputs):
-            self._silent.set()
+            _resolve(self._silent)
 
     def _result(self) -> CommandResult:
         self._has_ended()
@@ -323,22 +356,21 @@ class RunningCommand:
         )
 
 
-def _start(command: Sequence[str | os.PathLike[str]] | str, options: CommandOptions) -> subprocess.Popen[bytes]:
+def _started(
+    command: Sequence[str | os.PathLike[str]] | str, options: CommandOptions, environment: Environment
+) -> Child:
     _refuse_odd(command, shell=options.shell)
-    _left_behind[:] = [process for process in _left_behind if process.poll() is None]
+    if _left_behind:
+        _left_behind[:] = [child for child in _left_behind if not child.reap()]
+    start = Start(
+        ["/bin/sh", "-c", command] if isinstance(command, str) else command,
+        options.cwd,
+        options.env if environment is None else environment,
+        takes_input=options.stdin is not None,
+    )
     try:
-        # This blocks the loop for the half millisecond that a fork takes, as asyncio's own way does.
-        return subprocess.Popen(  # noqa: S603 - the command is the user's
-            command,
-            bufsize=0,
-            stdin=subprocess.DEVNULL if options.stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            shell=options.shell,
-            cwd=options.cwd,
-            env=options.env,
-            start_new_session=True,
-        )
+        # This blocks the loop until the program is loaded, a few tenths of a millisecond, as asyncio's own way does.
+        return start_child(start)
     except (OSError, ValueError) as error:
         raise _not_started(command, options, error) from error
 
@@ -367,36 +399,9 @@ def _not_started(
     return CommandError(f"{_name(command)}: cannot be started: {reason}", NOT_EXECUTABLE)
 
 
-def _look_at(process: subprocess.Popen[bytes]) -> tuple[bool, int | None]:
-    """Whether a child has ended, and how: its exit code, the negative number of a signal, None if nobody can know."""
-    if not hasattr(os, "waitid"):  # macOS before Python 3.13: it cannot be left a zombie there
-        status = process.poll()
-        return status is not None, status
-    try:
-        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # reaped by somebody else
-        return True, None
-    if found is None:
-        return False, None
-    return True, found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-
-
-def _open_watch(process: int) -> int | None:
-    """What becomes readable when a child ends; None where there is no such thing, and one has to look now and then."""
-    try:
-        return os.pidfd_open(process)
-    except (AttributeError, OSError):  # not Linux, or older than 5.3, or forbidden by a sandbox
-        return None
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _name(command: Sequence[str | os.PathLike[str]] | str) -> str:

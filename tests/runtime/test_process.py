@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +308,7 @@ async def test_a_stranger_that_holds_the_pipes_holds_nobody_up(loop_kind: str, t
 
 async def test_closing_a_pipe_reads_no_more_than_a_pipe_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.pipe()
-    pipe = pipes.OutputPipe(FileIO(ours), pipes.Capture(10), lambda: None)
+    pipe = pipes.OutputPipe(ours, pipes.Capture(10), lambda: None)
     taken: list[int] = []
 
     def read_more(_descriptor: int, size: int) -> bytes:
