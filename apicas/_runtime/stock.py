@@ -46,6 +46,8 @@ class Stock:
 
     def remove(self, before: float) -> list[Token]:
         """Take out what was claimed before a monotonic time."""
+        if not self._entries or self._entries[0][1] >= before:  # the oldest: this is asked after every token
+            return []
         removed = [token for token, claimed in self._entries if claimed < before]
         self._entries = deque(entry for entry in self._entries if entry[1] >= before)
         return removed
