@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +24,8 @@ _MARKERS: Final = "osD^vP"
 _OURS: Final = _COLOURS[0]
 _OTHERS: Final = "#b8c4ce"
 _INK: Final = "#333333"
+_LABEL_HEIGHT: Final = 0.075
+"""Of the height of a panel."""
 _FEWEST: Final = 2
 """Points that make a line, and bars that make a comparison."""
 
@@ -48,11 +53,15 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
+    _dress(axes, title)
+    return figure, axes
+
+
+def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=_INK, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(colors=_INK, labelsize=9)
-    return figure, axes
 
 
 def _write(figure: Figure, path: Path, result: Result) -> Path:
@@ -79,10 +88,11 @@ def _name(case: Case) -> str:
 
 def _comparisons(result: Result) -> Iterable[tuple[str, Figure]]:
     """One plot per setting in which at least two were measured."""
-    for number, setting in enumerate(dict.fromkeys(comparable(case) for case in result.cases())):
+    for setting in dict.fromkeys(comparable(case) for case in result.cases()):
         cases = [case for case in result.cases() if comparable(case) == setting and rate_summary(result, case)]
         if len({case.contender for case in cases}) >= _FEWEST:
-            yield f"contenders{number or ''}", _comparison(result, setting, cases)
+            slug = re.sub(r"[^a-z0-9]+", "-", setting)
+            yield f"contenders-{slug.removesuffix('-workers')}", _comparison(result, setting, cases)
 
 
 def _comparison(result: Result, setting: str, cases: Sequence[Case]) -> Figure:
@@ -99,7 +109,7 @@ def _comparison(result: Result, setting: str, cases: Sequence[Case]) -> Figure:
     axes.set_yticks(range(len(ordered)), [_name(case) for case in ordered])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("tokens/s (bar: median of all repeats, line: slowest to fastest)", fontsize=9, color=_INK)
-    axes.set_xlim(0, max(rate.high for rate in rates.values()) * 1.35)
+    axes.set_xlim(0, max(rate.high for rate in rates.values()) * 1.42)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
 
@@ -108,78 +118,131 @@ def _beside(result: Result, case: Case, cases: Sequence[Case]) -> str:
     """How many times as fast apicas is as another."""
     ours = reference(result, case, cases)
     ratio = ratio_to(result, ours, case) if ours is not None and ours != case else None
-    return f"   (apicas: {ratio.median:.3g} x)" if ratio else ""
+    return f"   (apicas is {ratio.median:.3g} x this)" if ratio else ""
 
 
 # What happens with more. ----------------------------------------------------------------------------------------------
 
-_FACTORS: Final[dict[str, tuple[Callable[[Case], int | None], str]]] = {
-    "workers": (lambda case: case.workers, "workers of each pilot"),
-    "pilots": (lambda case: case.pilots, "pilots (processes)"),
-    "batch": (lambda case: case.batch, "tokens claimed ahead, or documents per request"),
-}
+
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """Something that a sweep changes."""
+
+    name: str
+    label: str
+    value: Callable[[Case], int | None]
+
+
+_FACTORS: Final = (
+    _Factor("workers", "workers of each pilot", lambda case: case.workers),
+    _Factor("pilots", "pilots (processes)", lambda case: case.pilots),
+    _Factor("batch", "tokens claimed ahead, or documents per request", lambda case: case.batch),
+)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One contender over one factor, with all else the same."""
+
+    case: Case
+    points: list[tuple[int, Summary]]
+
+    @property
+    def end(self) -> float:
+        return self.points[-1][1].median
 
 
 def _sweeps(result: Result) -> Iterable[tuple[str, Figure]]:
-    """One plot per factor that was swept, with a line for each contender and setting of the other factors."""
-    for factor, (value, label) in _FACTORS.items():
-        lines = _lines(result, value)
-        if lines:
-            yield factor, _sweep(factor, label, lines)
+    """One plot per factor that was swept, with a panel for each store and workload."""
+    for factor in _FACTORS:
+        panels: dict[str, list[_Line]] = {}
+        for line in _lines(result, factor):
+            panels.setdefault(f"{STORE_NAMES[line.case.store]}, {line.case.workload}", []).append(line)
+        if panels:
+            yield factor.name, _sweep(factor, panels)
 
 
-def _lines(result: Result, value: Callable[[Case], int | None]) -> dict[str, list[tuple[int, Summary]]]:
-    """By name: the points of each line, which all have the other factors in common."""
-    factors = [other for other, _ in _FACTORS.values() if other is not value]
-    lines: dict[tuple[object, ...], list[tuple[int, Summary]]] = {}
-    names: dict[tuple[object, ...], str] = {}
+def _lines(result: Result, factor: _Factor) -> list[_Line]:
+    others = [other for other in _FACTORS if other is not factor]
+    lines: dict[tuple[object, ...], _Line] = {}
     for case in result.cases():
-        rate, at = rate_summary(result, case), value(case)
+        rate, at = rate_summary(result, case), factor.value(case)
         if rate is None or at is None:
             continue
-        key = (_name(case), case.workload, case.wal, case.tokens, *(other(case) for other in factors))
-        names[key] = _line_name(case, value)
-        lines.setdefault(key, []).append((at, rate))
-    return {names[key]: sorted(points, key=lambda point: point[0]) for key, points in lines.items() if _swept(points)}
+        same = (case.contender, case.store, case.workload, case.wal, case.tokens, *(one.value(case) for one in others))
+        lines.setdefault(same, _Line(case, [])).points.append((at, rate))
+    for line in lines.values():
+        line.points.sort(key=lambda point: point[0])
+    return [line for line in lines.values() if len(line.points) >= _FEWEST]
 
 
-def _swept(points: Sequence[tuple[int, Summary]]) -> bool:
-    return len({at for at, _ in points}) >= _FEWEST
+def _sweep(factor: _Factor, panels: dict[str, list[_Line]]) -> Figure:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - the other commands need none
+
+    figure = Figure(figsize=(8.5, 0.6 + 2.9 * len(panels)), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
+        _dress(axes, f"Tokens per second over {factor.name}: {title}")
+        for number, line in enumerate(lines):
+            _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+        _scale(axes, lines)
+        _label(axes, lines, factor)
+        axes.set_ylabel("tokens/s", fontsize=9, color=_INK)
+    axes.set_xlabel(f"{factor.label} (line: median of all repeats, band: slowest to fastest)", fontsize=9, color=_INK)
+    return figure
 
 
-def _line_name(case: Case, value: Callable[[Case], int | None]) -> str:
-    others = {name: other(case) for name, (other, _) in _FACTORS.items() if other is not value}
-    said = [f"{number} {name}" for name, number in others.items() if number is not None]
-    wal = [] if case.wal == "NORMAL" else [f"synchronous {case.wal}"]
-    return ", ".join([_name(case), case.workload, *said, *wal])
+def _draw_line(axes: Axes, line: _Line, colour: str, marker: str) -> None:
+    places, rates = zip(*line.points, strict=True)
+    axes.plot(places, [rate.median for rate in rates], color=colour, marker=marker, markersize=5, linewidth=1.8)
+    lows, highs = [rate.low for rate in rates], [rate.high for rate in rates]
+    axes.fill_between(places, lows, highs, color=colour, alpha=0.15, linewidth=0)
 
 
-def _sweep(factor: str, label: str, lines: dict[str, list[tuple[int, Summary]]]) -> Figure:
+def _scale(axes: Axes, lines: Sequence[_Line]) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator  # noqa: PLC0415 - the other commands need none
 
-    figure, axes = _figure(8.5, 4.2, f"Tokens per second over {factor}")
-    for number, (name, points) in enumerate(lines.items()):
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-        places = [at for at, _ in points]
-        medians = [rate.median for _, rate in points]
-        axes.plot(places, medians, color=colour, marker=marker, markersize=5, linewidth=1.8)
-        lows, highs = [rate.low for _, rate in points], [rate.high for _, rate in points]
-        axes.fill_between(places, lows, highs, color=colour, alpha=0.15, linewidth=0)
-        axes.annotate(
-            f" {name}", (places[-1], medians[-1]), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
-            color=colour, annotation_clip=False,
-        )  # fmt: skip
     axes.set_xscale("log", base=2)
-    ticks = sorted({at for points in lines.values() for at, _ in points})
+    ticks = sorted({at for line in lines for at, _ in line.points})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(rate.high for line in lines for _, rate in line.points))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="y", color="#eeeeee")
-    axes.set_xlabel(label, fontsize=9, color=_INK)
-    axes.set_ylabel("tokens/s (band: slowest to fastest)", fontsize=9, color=_INK)
-    return figure
+
+
+def _label(axes: Axes, lines: Sequence[_Line], factor: _Factor) -> None:
+    """Write the name of each line beside its end, none over another."""
+    top = axes.get_ylim()[1]
+    ends = [line.end / top for line in lines]
+    for number, (line, place) in enumerate(zip(lines, spread_out(ends, _LABEL_HEIGHT), strict=True)):
+        axes.annotate(
+            _line_name(line.case, lines, factor), (1.02, place), xycoords="axes fraction", va="center", fontsize=8,
+            color=_COLOURS[number % len(_COLOURS)], annotation_clip=False,
+        )  # fmt: skip
+
+
+def spread_out(places: Sequence[float], least: float) -> list[float]:
+    """Places of labels, none nearer to another than `least`, in the same order, and each near to where it was."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = list(places)
+    for before, index in pairwise(order):
+        moved[index] = max(moved[index], moved[before] + least)
+    return moved
+
+
+def _line_name(case: Case, lines: Sequence[_Line], factor: _Factor) -> str:
+    """Who it is, and what else tells it from the others."""
+    what = CONTENDERS[case.contender].what if case.contender in CONTENDERS else case.contender
+    told = [
+        f"{number} {one.name if number != 1 else one.name.removesuffix('s')}"
+        for one in _FACTORS
+        if one is not factor
+        and len({one.value(other.case) for other in lines}) > 1
+        and (number := one.value(case)) is not None
+    ]
+    wal = [] if case.wal == "NORMAL" else [f"synchronous {case.wal}"]
+    return ", ".join([what.removesuffix(f" on {STORE_NAMES[case.store]}"), *told, *wal])
 
 
 # How long a token takes. ----------------------------------------------------------------------------------------------
