@@ -60,7 +60,7 @@ class Owner:
     """The batch job's id, by token field."""
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One claim of one token, as its lock is written. A struct: each claim makes one, and a dataclass takes longer."""
 
     claim_id: str

@@ -25,8 +25,8 @@ from apicas.clients.sqlite.schema import SPOTS
 from apicas.tokens import state_by_fields, state_of
 
 CONFLICT: Final = SaveResult(SaveStatus.CONFLICT)
-# Rows per statement: few sizes, so that each is compiled once.
-_SIZES: Final = (256, 64, 16, 4, 1)
+# Rows per statement at most: six variables each, of which a statement may have 32,766.
+_MOST_ROWS: Final = 1024
 # A token's revision, its body and its attachments as one JSON array; the revision needs no escapes.
 _ARRAY: Final = f"""'["' || rev || '",' || body || ',' || {attachments.STUBS} || ']'"""
 COLUMNS: Final = "number, rev, body, attached"
@@ -40,7 +40,8 @@ _LAST_SEQ: Final = (
 # The numbers of the changes are made inside: to ask for the last one first would be one statement more.
 _INSERT: Final = (
     "INSERT INTO tokens (id, rev, state, spot, body, seq, attached)"
-    f" SELECT column1, column2, column3, column4, column5, column6 + {_LAST_SEQ}, 0 FROM (VALUES {{}}) WHERE true"
+    f" SELECT column1, column2, column3, column4, column5, column6 + {_LAST_SEQ}, 0 FROM (VALUES {{}})"
+    " WHERE column1 IS NOT NULL"
     " ON CONFLICT (id) DO NOTHING"
 )
 _INSERTED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
@@ -50,6 +51,7 @@ _UPDATE: Final = (
     " FROM (VALUES {}) AS new WHERE tokens.id = column1 AND tokens.rev = column2 AND attached = 0"
 )
 _UPDATED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
+_BURY: Final = "INSERT INTO tombstones (seq, id, rev) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL"
 _CHANGES: Final = (
     "SELECT * FROM (SELECT seq, id, rev, 0 FROM tokens INDEXED BY tokens_by_seq WHERE seq > ? ORDER BY seq LIMIT ?) "
     "UNION ALL SELECT * FROM (SELECT seq, id, rev, 1 FROM tombstones WHERE seq > ? ORDER BY seq LIMIT ?) "
@@ -76,7 +78,7 @@ _NO_CONTENTS: Final[Mapping[str, Content | None]] = {}
 _PLAIN_EXIT_CODES: Final = frozenset({int, str})
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A document to be written.
 
     A struct, since a frozen dataclass takes as long to make as all the rest of a draft.
@@ -178,7 +180,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[_Placed], results: li
     parameters: list[Any] = []
     for number, (_, one) in enumerate(rows, 1):
         parameters += (one.id, one.rev, one.state, one.spot, one.body, number)
-    done = connection.execute(_statement(_INSERT, _INSERTED_ROW, len(rows)), parameters).rowcount
+    done = _execute(connection, _INSERT, _INSERTED_ROW, parameters).rowcount
     _note_written(connection, rows, done, results)
 
 
@@ -187,7 +189,7 @@ def _update(connection: sqlite3.Connection, rows: Sequence[_Placed], results: li
     parameters: list[Any] = []
     for number, (_, one) in enumerate(rows, 1):
         parameters += (one.id, one.old, one.rev, one.state, one.body, number)
-    done = connection.execute(_statement(_UPDATE, _UPDATED_ROW, len(rows)), parameters).rowcount
+    done = _execute(connection, _UPDATE, _UPDATED_ROW, parameters).rowcount
     stored = _note_written(connection, rows, done, results)
     return [index for index, one in rows if stored.get(one.id) == one.old]
 
@@ -289,8 +291,7 @@ def delete(
         numbers.append(found[0])
         tombstones.append((seq + len(numbers), identifier, gone))
     for chunk in _chunks(tombstones):
-        statement = _statement("INSERT INTO tombstones (seq, id, rev) VALUES {}", "(?, ?, ?)", len(chunk))
-        connection.execute(statement, [value for row in chunk for value in row])
+        _execute(connection, _BURY, "(?, ?, ?)", [value for row in chunk for value in row])
     _remove(connection, encode(numbers).decode())
     return results
 
@@ -327,12 +328,21 @@ def last_seq(connection: sqlite3.Connection) -> int:
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut a batch into the sizes that there are statements for."""
-    start = 0
-    for size in _SIZES:
-        while len(rows) - start >= size:
-            yield rows[start : start + size]
-            start += size
+    """Cut a batch into what goes into one statement."""
+    for start in range(0, len(rows), _MOST_ROWS):
+        yield rows[start : start + _MOST_ROWS]
+
+
+def _execute(connection: sqlite3.Connection, template: str, row: str, parameters: list[Any]) -> sqlite3.Cursor:
+    """Run a statement over rows: one, whose number of rows is a power of two, so that few have to be compiled.
+
+    The rows that fill it up are null, and every such statement leaves those out.
+    """
+    width = row.count("?")
+    rows = len(parameters) // width
+    size = 1 << (rows - 1).bit_length()
+    parameters += [None] * ((size - rows) * width)
+    return connection.execute(_statement(template, row, size), parameters)
 
 
 @cache
