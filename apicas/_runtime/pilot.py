@@ -201,6 +201,8 @@ class Pilot:
         # What workers were sent and have not begun with, whether it is in the stream or already out of it: a worker
         # that has been handed a token is no reason to claim another.
         self._unstarted = 0
+        self._low = math.inf
+        """How many of these are so few that claiming has to look at it."""
         self._mine: dict[int, Token] = {}
         """What was claimed and has not been given back."""
         self._started = self._ended = 0
@@ -386,9 +388,11 @@ class Pilot:
     def _wanted(self) -> int:
         self._measure_rate()
         if self._executor.wants_no_more or self._keeper.loop_lags:
+            self._low = math.inf
             return 0
         buffered = self._unstarted
         ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
+        self._low = (self._workers + ahead) * 3 / 4
         wanted = self._idle + ahead - buffered
         if self._options.max_tokens is not None:
             wanted = min(wanted, self._options.max_tokens - self._started - buffered)
@@ -452,7 +456,8 @@ class Pilot:
                     verdict = await self._work_one(token, desk)
                 finally:
                     self._idle += 1
-                    self._changed.set()
+                    if self._unstarted <= self._low:
+                        self._changed.set()
                 if desk.is_cut or self._options.stop_function is not None:
                     break
                 self._finish(token, verdict)
