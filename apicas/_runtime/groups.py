@@ -39,14 +39,20 @@ def is_gone(group: int, since: float) -> bool:
         group: its id.
         since: when it had its KILL, in monotonic seconds.
     """
+    if _has_nobody(group):
+        return True
     _reap_adopted(group)
+    # What cannot be signalled runs as somebody else, and lives.
+    return _has_nobody(group) or (signal_group(group, 0) and not living.has(group, since))
+
+
+def _has_nobody(group: int) -> bool:
+    """Whether there is no such group any more, not even with zombies."""
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it runs as somebody else, and cannot be killed by us
-        return False
-    return not living.has(group, since)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
 
 
 def _reap_adopted(group: int) -> None:

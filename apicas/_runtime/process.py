@@ -235,7 +235,7 @@ class RunningCommand:
 
     async def wait(self) -> None:
         """Return when the leader has ended. It stays a zombie, so that its id names nobody else."""
-        if self._exit_watch is not None and not self._has_ended():
+        if self._exit_watch is not None and self._ended is None:
             await self._word_of_its_end(self._exit_watch)
         pause = MIN_PAUSE
         while not self._has_ended():
