@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ import anyio
 from typing_extensions import TypedDict, Unpack, override
 
 from apicas._runtime.claims import Claimed
+from apicas._runtime.doorbell import Doorbell
 from apicas._runtime.environment import Environment
 from apicas._runtime.keeper import Keeper, KeeperOptions, OnLostContact
 from apicas._runtime.outbox import OutboxSetting
+from apicas._runtime.reaper import Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
@@ -37,7 +40,12 @@ from apicas.views import full_name
 log = logging.getLogger("apicas")
 
 IDLE_POLL = 10.0
-"""Seconds between looks at a pool that has been empty for a while; PiCaS's default."""
+"""Seconds between looks at a pool that has been empty for a while, where the store does not tell of arrivals; PiCaS's
+default."""
+SAFETY_LOOK = 120.0
+"""Seconds between looks at an empty pool that tells of arrivals: for one that was not told, or whose type is odd."""
+ECHO = 1.0
+"""Seconds after a vain look for what arrived on a cluster until the next: the view's replica may have been behind."""
 
 
 class IteratorKeywords(TypedDict, total=False):
@@ -72,6 +80,8 @@ class ViewIterator(ABC):
 
     modifier: TokenModifier
     """Changes the tokens that this iterator hands out."""
+    overlaps: bool = False
+    """Whether `claim` may be called again before it has answered: then a fast pilot hides the way to the store."""
 
     @property
     @abstractmethod
@@ -128,6 +138,15 @@ class ViewIterator(ABC):
             if not await self.more():
                 raise StopAsyncIteration
 
+    async def wait_for_work(self, longest: float) -> bool:
+        """Wait until it is time to claim again, at most so many seconds, and not beyond `stop`.
+
+        Returns:
+            Whether it is time; False where only `longest` is over.
+        """
+        await self._sleep(min(longest, IDLE_POLL))
+        return True
+
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not beyond `stop`."""
         with anyio.move_on_after(seconds):
@@ -136,6 +155,8 @@ class ViewIterator(ABC):
 
 class _OwnViewIterator(ViewIterator):
     """An iterator that claims from views itself: the first that has a token."""
+
+    overlaps = True
 
     def __init__(
         self, client: Client, modifier: TokenModifier | None, views: Sequence[str], keywords: IteratorKeywords
@@ -157,6 +178,9 @@ class _OwnViewIterator(ViewIterator):
         self._idle = 0
         self._seen_quiet = False
         self._reached = False
+        self._doorbell: Doorbell | None = None
+        self._look_at: float | None = None
+        """Loop seconds: when to look again, whether or not something comes; None until somebody waits for it."""
 
     @property
     @override
@@ -178,23 +202,42 @@ class _OwnViewIterator(ViewIterator):
             self._entered = False
             raise
         self._keeper = keeper
+        self._doorbell = Doorbell(self.client, self.views, keeper.environment.rng)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         keeper, self._keeper = self.keeper, None
+        doorbell, self._doorbell = self._bell, None
         try:
-            return await keeper.__aexit__(kind, error, traceback)
+            try:
+                await doorbell.aclose()
+            finally:
+                handled = await keeper.__aexit__(kind, error, traceback)
+            return handled
         finally:
             self._entered = False
+
+    @property
+    def _bell(self) -> Doorbell:
+        assert self._doorbell is not None  # noqa: S101 - there is one with every keeper
+        return self._doorbell
+
+    @override
+    def stop(self) -> None:
+        super().stop()
+        if self._doorbell is not None:
+            self._doorbell.ring()
 
     @override
     async def claim(self, wanted: int = 1) -> list[Token]:
         self._waiting = _Waiting()
+        self._look_at = None
         for view in self.views:
             tokens = await self._claim_from(view, wanted)
             if tokens:  # perhaps fewer than wanted, but the next claim must ask this view first again
+                self._bell.found()
                 self._idle = 0
                 self._seen_quiet = False
                 return tokens
@@ -241,30 +284,52 @@ class _OwnViewIterator(ViewIterator):
     async def more(self) -> bool:
         if self._stopped:
             return False
-        keeper = self.keeper
-        pause = self._backoff.delay(self._idle, keeper.environment.rng)
-        self._idle += 1
-        if self._waiting.next_at is not None:  # somebody may push or scrub meanwhile, so not asleep for ever
-            await self._sleep(min(max(self._waiting.next_at - self.client.time(), 0.01), IDLE_POLL))
+        if self._waiting.next_at is not None:
+            await self.wait_for_work(math.inf)
             return not self._stopped
         if not self._linger:
             return False
-        if not await self._others_hold_work():
-            # A token may have come back between the look at the view and this one at the locks, also by our own reaper.
-            # So the end needs an empty view after nobody was seen to hold anything.
-            seen_before, self._seen_quiet = self._seen_quiet, not self._seen_quiet
-            return not seen_before and not self._stopped
-        self._seen_quiet = False
-        await self._sleep(min(pause, jittered(keeper.times.sweep, keeper.environment.rng)))
-        return not self._stopped
+        while (sweep := await self._sweep()) is None or sweep.reclaimed or sweep.unaccounted:
+            # A token of another pilot may yet come back: none has been seen that keeps it alive.
+            self._seen_quiet = False
+            if (sweep is not None and sweep.reclaimed) or await self._linger_on() or self._stopped:
+                return not self._stopped
+        # A token may have come back between the look at the view and this one at the locks, also by our own reaper.
+        # So the end needs an empty view after nobody was seen to hold anything.
+        seen_before, self._seen_quiet = self._seen_quiet, not self._seen_quiet
+        return not seen_before and not self._stopped
 
-    async def _others_hold_work(self) -> bool:
-        """Whether a token of another pilot may yet come back: none has been seen that keeps it alive."""
+    async def _linger_on(self) -> bool:
+        """Wait until it is time to look at the locks again; answers whether it is time to look at the views too."""
+        rng = self.keeper.environment.rng
+        pause = min(self._backoff.delay(self._idle, rng), jittered(self.keeper.times.sweep, rng))
+        return await self.wait_for_work(pause) or not self._bell.works
+
+    async def _sweep(self) -> Sweep | None:
+        """Look at what others hold; None where there is no answer: one will come, or the next claim says none does."""
         try:
-            sweep = await self.keeper.sweep()
+            return await self.keeper.sweep()
         except PoolError:
-            return True  # an answer will come, or the next claim says that none does
-        return bool(sweep.reclaimed or sweep.unaccounted)
+            return None
+
+    @override
+    async def wait_for_work(self, longest: float) -> bool:
+        now = anyio.current_time()
+        if self._look_at is None:
+            self._look_at = now + self._pause()
+        self._idle += 1
+        left = max(0.0, self._look_at - now)
+        return await self._bell.wait(min(left, longest)) or left <= longest
+
+    def _pause(self) -> float:
+        """Seconds until the views are looked at again if nothing is said to have come."""
+        bell, rng = self._bell, self.keeper.environment.rng
+        most = jittered(SAFETY_LOOK if bell.works else IDLE_POLL, rng)
+        if self._waiting.next_at is not None:  # somebody may push or scrub meanwhile, so not asleep for ever
+            return min(max(self._waiting.next_at - self.client.time(), 0.01) + bell.spread(), most)
+        if bell.woken and self.client.replicated:
+            return jittered(ECHO, rng)
+        return most if bell.works else self._backoff.delay(self._idle, rng)
 
 
 class BasicViewIterator(_OwnViewIterator):
@@ -313,7 +378,8 @@ class EndlessViewIterator(ViewIterator):
 
     Args:
         iterator: the iterator that claims.
-        poll: seconds between looks at a pool that has been empty for a while.
+        poll: most seconds between looks at a pool that has been empty for a while. Left out, they are rare where the
+            store tells of arrivals, and else ten seconds apart.
         stop_callback: asked before each wait; an end comes when it says True. Plain or async.
         stop_arguments: what it is called with.
     """
@@ -321,16 +387,17 @@ class EndlessViewIterator(ViewIterator):
     def __init__(
         self,
         iterator: ViewIterator,
-        poll: float = IDLE_POLL,
+        poll: float | None = None,
         stop_callback: Callable[..., Any] | None = None,
         **stop_arguments: Any,
     ) -> None:
         super().__init__()
         self.iterator = iterator
         self.modifier = iterator.modifier
+        self.overlaps = iterator.overlaps
         self.stop_callback = stop_callback
         self.stop_arguments = stop_arguments
-        self._backoff = Backoff(first=0.1, most=poll)
+        self._backoff = None if poll is None else Backoff(first=0.1, most=poll)
         self._idle = 0
 
     @property
@@ -356,12 +423,23 @@ class EndlessViewIterator(ViewIterator):
 
     @override
     async def more(self) -> bool:
-        if await self._is_over():
-            self.stop()
-            return False
-        await self._sleep(self._backoff.delay(self._idle, self.keeper.environment.rng))
+        while not await self._is_over():
+            if await self._wait():
+                return not self.stopped
+        self.stop()
+        return False
+
+    async def _wait(self) -> bool:
+        """Wait until it is time to claim, or to ask the callback once more; answers whether it is time to claim."""
+        if self._backoff is None:
+            return await self.iterator.wait_for_work(math.inf if self.stop_callback is None else IDLE_POLL)
+        await self.iterator.wait_for_work(self._backoff.delay(self._idle, self.keeper.environment.rng))
         self._idle += 1
-        return not self._stopped
+        return True
+
+    @override
+    async def wait_for_work(self, longest: float) -> bool:
+        return await self.iterator.wait_for_work(longest)
 
     async def _is_over(self) -> bool:
         if self.stopped or self.stop_callback is None:

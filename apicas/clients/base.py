@@ -24,6 +24,7 @@ from apicas._documents import (
     encode_document,
 )
 from apicas.clients.port import (
+    Arrival,
     AttachmentInfo,
     Reject,
     SaveResult,
@@ -71,7 +72,7 @@ class BulkRefusedError(PoolError):
         self.uncertain = uncertain
 
 
-class EncodedDocument(msgspec.Struct, frozen=True):
+class EncodedDocument(msgspec.Struct, frozen=True, gc=False):
     """A document that was checked, with its JSON."""
 
     document: Mapping[str, Any]
@@ -112,6 +113,7 @@ class PoolClient(ABC):
 
     default_lease: float = 900.0
     replicated: bool = False
+    wake_spacing: float = 0.025
 
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self.max_document_bytes = max_document_bytes
@@ -222,6 +224,14 @@ class PoolClient(ABC):
         """The ids of documents with more than one live version: none, in a store that has one copy of each."""
         del limit
         return []
+
+    async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        """Tell when tokens may have become claimable: here nobody can, so that pilots look at intervals."""
+        del views
+        nothing: tuple[Arrival, ...] = ()
+        for arrival in nothing:
+            yield arrival
+        raise PoolError(f"{self.address} does not tell of arrivals")
 
     async def delete(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents, all live versions of each, if the store still has its `_rev` among them."""

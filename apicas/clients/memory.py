@@ -6,11 +6,13 @@ makes each bulk atomic.
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import threading
 import time as system_time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Any
@@ -21,6 +23,7 @@ from apicas._documents import Document, decode, encode
 from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.port import (
     MISSING,
+    Arrival,
     AttachmentInfo,
     SaveResult,
     SaveStatus,
@@ -68,6 +71,8 @@ class _Pool:
     """The last change of each document, in the order of their numbers."""
     sequence: int = 0
     ready: bool = False
+    listeners: list[Callable[[str], None]] = field(default_factory=list)
+    """Called with the id of each document that was left in todo."""
 
 
 class MemoryClient(PoolClient):
@@ -78,6 +83,7 @@ class MemoryClient(PoolClient):
     """
 
     default_lease = 60.0
+    wake_spacing = 0.001
 
     def __init__(self, *, now: Callable[[], float] = system_time.time, _pool: _Pool | None = None) -> None:
         super().__init__()
@@ -234,6 +240,9 @@ class MemoryClient(PoolClient):
         pool.documents[identifier] = _Stored(rev, body, attachments)
         pool.states[identifier] = state_of(document)
         self._note(identifier, rev)
+        if pool.states[identifier] is TokenState.TODO:
+            for listener in tuple(pool.listeners):
+                listener(identifier)
         return rev
 
     def _next_rev(self, stored: _Stored | None, body: bytes) -> str:
@@ -312,3 +321,24 @@ class MemoryClient(PoolClient):
                 seen = int(change.seq)
                 yield change
             await anyio.sleep(_CHANGES_POLL)
+
+    async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        """Tell when tokens may have become claimable, at once."""
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+        definitions = [self._view(full_name(view)) for view in views]
+
+        def listen(identifier: str) -> None:
+            if any(self._listed(definition, identifier) is not None for definition in definitions):
+                with suppress(RuntimeError):  # that loop was closed meanwhile
+                    loop.call_soon_threadsafe(come.set)
+
+        self._pool.listeners.append(listen)
+        try:
+            yield Arrival.POSSIBLE
+            yield Arrival.NONE
+            while True:
+                await come.wait()
+                come.clear()
+                yield Arrival.POSSIBLE
+        finally:
+            self._pool.listeners.remove(listen)

@@ -39,7 +39,7 @@ class SaveStatus(Enum):
     """The store does not take this document; `reason` says why. Trying again is no use."""
 
 
-class SaveResult(msgspec.Struct, frozen=True):
+class SaveResult(msgspec.Struct, frozen=True, gc=False):
     """What became of one document, in the order in which they were given."""
 
     status: SaveStatus
@@ -101,6 +101,15 @@ class StoredChange:
     id: str
     rev: str
     deleted: bool = False
+
+
+class Arrival(Enum):
+    """What a client tells whoever waits for tokens; see `Client.arrivals`."""
+
+    POSSIBLE = "possible"
+    """Look at the views: there may be a token that was not there before."""
+    NONE = "none"
+    """Nothing came; a sign that whoever tells is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +203,11 @@ class Client(Protocol):
     @property
     def traffic(self) -> Traffic:
         """What this client and its forks have asked of the store: for benchmarks, and for tests that count."""
+        ...
+
+    @property
+    def wake_spacing(self) -> float:
+        """Seconds by which pilots keep apart that one token has woken: about what a look costs this kind of store."""
         ...
 
     def time(self) -> float:
@@ -343,5 +357,24 @@ class Client(Protocol):
 
         Args:
             since: a `seq` to go on from; "0" for the beginning; None for now.
+        """
+        ...
+
+    def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        """Tell when tokens may have become claimable, until closed.
+
+        The first to come is POSSIBLE, and says that from here on no arrival is missed: whoever found the views empty
+        before looks once more. Each further one follows a write that left a token in one of the views, or at least in
+        todo. Heartbeats, claims and outcomes are no arrivals, whoever wrote them. NONE comes soon after the start, and
+        at times, where what tells is known to be there.
+
+        It is a help, not a promise: an arrival may fail to be told, so who waits for one also looks now and then.
+
+        Args:
+            views: those that are claimed from.
+
+        Raises:
+            PoolUnavailableError: what tells is gone; asking for a new one may help.
+            PoolError: this store, or what is between here and there, does not offer it.
         """
         ...

@@ -16,9 +16,10 @@ from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
+import anyio.abc
 
 from apicas.clients.base import PoolClient
-from apicas.clients.port import SaveResult, SaveStatus, ViewRow
+from apicas.clients.port import Arrival, SaveResult, SaveStatus, ViewRow
 from apicas.exceptions import EditConflictError, TokenNotFoundError, ViewNotFoundError
 from apicas.tokens import Token, TokenState
 from apicas.views import View, field
@@ -743,3 +744,109 @@ async def store_time_is_near_the_truth(make_client: MakeClient) -> None:
     async with await _open(make_client, {}) as client, make_client() as other:
         await other.counts()
         assert abs(client.time() - other.time()) <= 2.0
+
+
+class _Ear:
+    """Hears what a client tells of arrivals, until it is left."""
+
+    def __init__(self, client: PoolClient, *views: str) -> None:
+        self._client = client
+        self._views = views
+        self.possible = 0
+        """How many times tokens may have come."""
+        self._more = anyio.Event()
+
+    async def listen(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Count, from the first one on, which says that the feed stands."""
+        async with aclosing(self._client.arrivals(self._views)) as feed:  # type: ignore[type-var]
+            async for arrival in feed:
+                if arrival is Arrival.POSSIBLE:
+                    self.possible += 1
+                    self._more.set()
+                    if self.possible == 1:
+                        task_status.started()
+
+    async def hear(self, number: int) -> None:
+        """Wait until it was so many times."""
+        with anyio.fail_after(30):
+            while self.possible < number:
+                self._more = anyio.Event()
+                await self._more.wait()
+
+
+async def _has_seen_all(client: PoolClient, writer: PoolClient) -> None:
+    """Wait until a client is told of what was written just now, so that its arrivals would be there too."""
+    with anyio.fail_after(30):
+        async with aclosing(client.changes()) as feed, anyio.create_task_group() as group:  # type: ignore[type-var]
+
+            async def mark() -> None:
+                while True:  # until one of them is written after the feed has begun
+                    await writer.upload([{"type": "note"}])
+                    await anyio.sleep(0.05)
+
+            group.start_soon(mark)
+            await _next_token(feed)
+            group.cancel_scope.cancel()
+
+
+@check
+async def arrivals_tell_of_tokens(make_client: MakeClient) -> None:
+    """A token that is uploaded, or comes back to todo, is told of."""
+    async with await _open(make_client, {"_id": "a"}) as client, make_client() as writer:
+        ear = _Ear(client, "todo")
+        async with anyio.create_task_group() as group:
+            await group.start(ear.listen)
+            await writer.upload([{"_id": "b"}])
+            await ear.hear(2)
+            (stored,) = await writer.get(["a"])
+            assert stored is not None
+            await _save(writer, Token({**stored, **LOCKED}))
+            await _has_seen_all(client, writer)
+            before = ear.possible
+            (stored,) = await writer.get(["a"])
+            assert stored is not None
+            await _save(writer, Token({**stored, "lock": 0}))
+            await ear.hear(before + 1)
+            group.cancel_scope.cancel()
+
+
+@check
+async def beats_are_no_arrivals(make_client: MakeClient) -> None:
+    """Claims, heartbeats, outcomes, deletions and what is no token wake nobody."""
+    async with await _open(make_client, {"_id": "held"}, {"_id": "old"}) as client, make_client() as writer:
+        ear = _Ear(client, "todo")
+        async with anyio.create_task_group() as group:
+            await group.start(ear.listen)
+            await _has_seen_all(client, writer)
+            before = ear.possible
+            for beat in range(20):
+                (stored,) = await writer.get(["held"])
+                assert stored is not None
+                await _save(writer, Token({**stored, "lock": LOCKED["lock"] + beat}))
+                await writer.upload([{"_id": f"note{beat}", "type": "note"}])
+            (stored,) = await writer.get(["held"])
+            assert stored is not None
+            await _save(writer, Token({**stored, **DONE}))
+            (old,) = await writer.get(["old"])
+            assert old is not None
+            await writer.delete([old])
+            await _has_seen_all(client, writer)
+            # At a replicated store the feed may still be behind with what was there when it began.
+            assert ear.possible == before or client.replicated
+            group.cancel_scope.cancel()
+
+
+@check
+async def arrivals_tell_of_views(make_client: MakeClient) -> None:
+    """A token that comes into a view of the user's is told of, to whoever claims from several too."""
+    async with await _open(make_client) as client, make_client() as writer:
+        await client.add_view(View("Big/todo", TokenState.TODO, field("cores") >= 4))
+        await client.add_view(View("Small/todo", TokenState.TODO, field("cores") < 4))
+        ear = _Ear(client, "Big/todo", "Small/todo")
+        async with anyio.create_task_group() as group:
+            await group.start(ear.listen)
+            for number, cores in enumerate((8, 1, 8)):
+                before = ear.possible
+                await writer.upload([{"_id": f"t{number}", "cores": cores}])
+                await ear.hear(before + 1)
+            group.cancel_scope.cancel()

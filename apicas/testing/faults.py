@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time as system_time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from apicas._documents import Document
 from apicas.clients.memory import MemoryClient
-from apicas.clients.port import SaveResult, SaveStatus, ViewQuery, ViewRow
+from apicas.clients.port import Arrival, SaveResult, SaveStatus, ViewQuery, ViewRow
 from apicas.exceptions import PoolUnavailableError
 
 
@@ -23,6 +24,7 @@ class Faults:
         away: every request fails, as if the server were gone.
         lose_answers: so many of the next saves are carried out, but their answer gets lost.
         lose_requests: so many of the next saves are not carried out, and no answer comes.
+        deaf: no arrival is told of, though the feed seems to be there.
         reject: documents that the store does not take, by a predicate.
         before_save: called with the documents of each save before it is carried out: a rival's chance.
     """
@@ -30,6 +32,7 @@ class Faults:
     away: bool = False
     lose_answers: int = 0
     lose_requests: int = 0
+    deaf: bool = False
     reject: Callable[[Mapping[str, Any]], bool] = field(default=lambda _document: False)
     before_save: Callable[[Sequence[Mapping[str, Any]]], None] = field(default=lambda _documents: None)
 
@@ -95,3 +98,15 @@ class FaultyClient(MemoryClient):
             self.faults.lose_answers -= 1
             return [SaveResult(SaveStatus.UNKNOWN)] * len(documents)
         return results
+
+    @override
+    async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        self._ask("arrivals")
+        first = True
+        async with aclosing(super().arrivals(views)) as feed:  # type: ignore[type-var]  # it is a generator
+            async for arrival in feed:
+                if self.faults.away:
+                    raise PoolUnavailableError(f"{self.address} does not answer")
+                if first or not self.faults.deaf or arrival is Arrival.NONE:
+                    yield arrival
+                first = False

@@ -28,7 +28,7 @@ from apicas.clients.couch.attachments import Attachments
 from apicas.clients.couch.clock import StoreClock
 from apicas.clients.couch.conflicts import SplitFeed, delete_all_leaves
 from apicas.clients.couch.credentials import Login
-from apicas.clients.couch.feed import follow
+from apicas.clients.couch.feed import await_arrivals, follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.history import successor
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
@@ -36,6 +36,7 @@ from apicas.clients.couch.reading import READ_AT_ONCE, Reader
 from apicas.clients.couch.transport import Transport
 from apicas.clients.couch.writing import BulkWriter, tombstone
 from apicas.clients.port import (
+    Arrival,
     AttachmentInfo,
     Permissions,
     SaveResult,
@@ -427,6 +428,17 @@ class CouchClient(PoolClient):
         async with aclosing(follow(self._transport, f"{self._path}/_changes", since, self._options)) as feed:
             async for change in feed:
                 yield change
+
+    async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        """Tell when a write has left a token in todo, whichever views are claimed from: the server filters.
+
+        A server that only speaks like CouchDB may have no such filter; there the documents come here to be looked at.
+        """
+        del views  # a view of the user's own is a function that only the server can run
+        path, selects = f"{self._path}/_changes", self._reader.lists_leaves
+        async with aclosing(await_arrivals(self._transport, path, self._options, selects=selects)) as feed:
+            async for arrival in feed:
+                yield arrival
 
 
 def _server_and_login(

@@ -1,4 +1,4 @@
-"""The changes feed: what is written to a pool, followed over broken connections."""
+"""The changes feed: what is written to a pool, followed over broken connections, and tokens that come into todo."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlencode
 
+import aiohttp
+
+from apicas._documents import decode, encode
 from apicas.clients.couch.answers import change_of
 from apicas.clients.couch.failures import AnswerLostError
 from apicas.clients.couch.options import CouchOptions
 from apicas.clients.couch.transport import Transport
-from apicas.clients.port import StoredChange
-from apicas.exceptions import PoolUnavailableError
+from apicas.clients.port import Arrival, StoredChange
+from apicas.exceptions import InvalidTokenError, PoolError, PoolUnavailableError
+from apicas.tokens import TokenState, state_of
 
 # Heartbeats that may fail to come before the connection counts as dead.
 _MISSED_BEATS: Final = 3
+# What pilots and uploads write. A person's `"0"` or `false` is in todo as well, and waits for the next look.
+_TODO: Final = {"type": "token", "lock": 0, "done": 0}
 
 
 async def follow(
@@ -69,3 +75,66 @@ async def _connection(
             yield change_of(line)
     # A server that shuts down ends the feed in good order; to those who follow it, that is the same.
     raise AnswerLostError(f"{transport.address}: the changes feed ended")
+
+
+async def await_arrivals(
+    transport: Transport, path: str, options: CouchOptions, *, selects: bool
+) -> AsyncGenerator[Arrival, None]:
+    """Tell when a token may have come into todo, over one connection.
+
+    The place in the feed is asked for first. So nothing is missed from the first answer on, however long the server
+    takes to begin.
+
+    Args:
+        transport: to the server.
+        path: of the database's `_changes`.
+        options: for the heartbeat.
+        selects: whether the server can leave out what is not in todo; else each document comes here.
+
+    Raises:
+        PoolUnavailableError: the connection broke, or was silent.
+        PoolError: the server, or a proxy before it, has no such feed for us.
+    """
+    if options.connections < 2:
+        raise PoolError(f"{transport.address}: a feed takes a connection for itself, and connections is 1")
+    query: dict[str, object] = {"feed": "continuous", "heartbeat": round(options.heartbeat * 1000)}
+    query["since"] = await _now(transport, path)
+    yield Arrival.POSSIBLE
+    body = encode({"selector": _TODO}) if selects else None
+    query |= {"filter": "_selector"} if selects else {"include_docs": "true"}
+    silence = options.heartbeat * _MISSED_BEATS
+    async with transport.stream(f"{path}?{urlencode(query)}", silence=silence, body=body) as response:
+        _check_feed(transport, response.status)
+        async with aclosing(_lines(transport, response)) as lines:
+            async for line in lines:
+                if not line.strip():
+                    yield Arrival.NONE
+                elif selects or _is_todo(line):
+                    yield Arrival.POSSIBLE
+    raise AnswerLostError(f"{transport.address}: the feed of arrivals ended")
+
+
+def _check_feed(transport: Transport, status: int) -> None:
+    if status >= 500:
+        raise AnswerLostError(f"{transport.address}: the feed of arrivals answers {status}")
+    if status != 200:
+        raise PoolError(f"{transport.address}: there is no feed of arrivals, the answer is {status}")
+
+
+async def _lines(transport: Transport, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The lines of an answer, of any length: some bring a whole document."""
+    rest = b""
+    async for data in response.content.iter_any():
+        transport.traffic.received += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _is_todo(line: bytes) -> bool:
+    """Whether a change with its document says that a token is in todo."""
+    try:
+        document = decode(line).get("doc")
+    except InvalidTokenError:  # what we cannot read may be one
+        return True
+    return isinstance(document, dict) and state_of(document) is TokenState.TODO

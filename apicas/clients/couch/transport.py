@@ -229,17 +229,21 @@ class Transport:
         await anyio.sleep(self._options.backoff.delay(attempt, self._options.rng))
 
     @asynccontextmanager
-    async def stream(self, path: str, *, silence: float) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET an answer to be read in pieces, for as long as it takes.
+    async def stream(
+        self, path: str, *, silence: float, body: bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask for an answer to be read in pieces, for as long as it takes.
 
         Args:
             path: with its query, both encoded.
             silence: seconds without a byte after which the answer counts as lost.
+            body: JSON to POST; None for a GET.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         # Compression, by the server or a proxy, holds back what does not fill a block: a change, or a heartbeat.
-        headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity"}
-        async with self._request("GET", path, None, headers=headers, timeout=timeout) as response:
+        headers: dict[str, str] = {hdrs.ACCEPT_ENCODING: "identity", **(_JSON if body is not None else {})}
+        method = "GET" if body is None else "POST"
+        async with self._request(method, path, body, headers=headers, timeout=timeout) as response:
             if response.status >= 400:
                 self._check_database(Answer(self.address, response.status, await response.read()))
             yield response
