@@ -9,15 +9,13 @@ from apicas._bench.pilot import loop_factory, memory, processor_time
 from apicas._bench.pools import own_pool
 from apicas._bench.watching import counted
 from apicas._bench.work import tokens_of
-from apicas.clients.connect import connect
 from benchmarks.contenders.apicas import place_of
 from benchmarks.measuring import Sample, Trial
 
 
 async def _measure(trial: Trial) -> Sample:
     synchronous = {} if trial.store else {"synchronous": trial.wal}
-    async with own_pool(place_of(trial)) as pool, connect(pool.address, **synchronous) as client:
-        await client.setup()
+    async with own_pool(place_of(trial), **synchronous) as pool, pool.opened() as client:
         before, processor, began = counted(client.traffic), processor_time(), time.monotonic()
         report = await client.upload(tokens_of(trial))
         seconds = time.monotonic() - began
