@@ -22,6 +22,7 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.port import (
+    Arrival,
     AttachmentInfo,
     SaveResult,
     SaveStatus,
@@ -32,11 +33,13 @@ from apicas.clients.port import (
 )
 from apicas.exceptions import TokenNotFoundError
 from apicas.testing.revisions import Files, Replica, Revision, key_range, live, make_revision
-from apicas.testing.store import Call, ReplicatedStore, Reply, SilenceError, Write
+from apicas.testing.store import Call, Feed, ReplicatedStore, Reply, SilenceError, Write
 from apicas.tokens import TokenState
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View, full_name
 
 _CHANGES_POLL = 0.05  # seconds
+_FEED_BEAT = 20.0
+"""Seconds between the signs of life in a feed of arrivals."""
 _CHUNK = 1 << 20
 
 
@@ -309,6 +312,24 @@ class ReplicatedClient(PoolClient):
                 seen = seq
                 yield StoredChange(str(seq), identifier, rev, deleted)
             await anyio.sleep(_CHANGES_POLL)
+
+    @override
+    async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
+        feed = Feed(self.name, self.home, [self._view(full_name(view)) for view in views])
+        await self._ask(lambda reply: self.store.follow(feed, reply))
+        try:
+            yield Arrival.POSSIBLE
+            while True:
+                yield Arrival.NONE
+                with anyio.move_on_after(_FEED_BEAT):
+                    await feed.come.wait()
+                if feed.come.is_set():
+                    feed.come.clear()
+                    yield Arrival.POSSIBLE
+                else:  # no sign of life comes where nobody answers
+                    await self._ask(lambda reply: reply(None))
+        finally:
+            feed.close()
 
 
 def _shown(leaves: Sequence[Revision]) -> Document | None:

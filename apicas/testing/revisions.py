@@ -8,7 +8,7 @@ shown, of equally long ones that with the greatest digest.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -124,6 +124,8 @@ class Replica:
         """The ids of live documents, in order."""
         self.changes: dict[str, tuple[int, str, bool]] = {}
         self.sequence = 0
+        self.listeners: list[Callable[[Revision], None]] = []
+        """Called with each version that comes to be shown."""
         self._known: dict[str, set[str]] = {}
         self._index: dict[str, Revision] = {}
         self._stale = False
@@ -186,6 +188,8 @@ class Replica:
         self.shown[identifier] = shown
         if before is None:
             bisect.insort(self.ids, identifier)
+        for listener in tuple(self.listeners):
+            listener(shown)
 
     # Views. ---------------------------------------------------------------------------------------------------------
 

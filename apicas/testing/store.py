@@ -18,11 +18,15 @@ from typing import Any, Protocol
 
 from apicas.clients.port import SaveStatus
 from apicas.exceptions import PoolUnavailableError
-from apicas.testing.revisions import Replica, Revision, joined, live
+from apicas.testing.revisions import Replica, Revision, joined, lists, live
 from apicas.testing.virtual import VirtualTimeLoop, virtual_loop
 from apicas.views import MONITOR_VIEWS, View
 
 Reply = Callable[[Any], None]
+_LATE = 0.1
+"""The probability that an arrival is told late."""
+_LATEST = 60.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +132,24 @@ class Call:
             self._timer.cancel()
 
 
+class Feed:
+    """A feed of arrivals, as its client knows it.
+
+    Args:
+        name: of the client.
+        home: the replica that it is connected to.
+        views: those of which it is told.
+    """
+
+    def __init__(self, name: str, home: int, views: Sequence[View]) -> None:
+        self.name = name
+        self.home = home
+        self.views = views
+        self.come = asyncio.Event()
+        self.close: Callable[[], None] = lambda: None
+        """Ends it, at the replica."""
+
+
 class SilenceError(PoolUnavailableError):
     """No answer came: what was asked may have happened."""
 
@@ -158,6 +180,8 @@ class ReplicatedStore:
         """By the name of a client."""
         self.clock_errors: dict[Any, float] = {}
         """Seconds by which the store's clock seems wrong, by the name of a client or the number of a replica."""
+        self.deafness: dict[str, float] = {}
+        """The probability from 0 to 1 that an arrival is not told, by the name of a client."""
         self.observers: list[Observer] = []
         self.fired: Counter[str] = Counter()
         """How many times each fault has really hit something."""
@@ -168,6 +192,7 @@ class ReplicatedStore:
         self._context = Context()
         self._spreading: set[str] = set()
         self._jitter = self.rng.random
+        self._ears = Random(f"ears {seed}")
         slowest = self.latency.quorum_timeout + 10 * (self.latency.leg + self.latency.hop)
         self._impatient = slowest > self.latency.client_timeout
 
@@ -402,6 +427,33 @@ class ReplicatedStore:
         else:
             self.trouble(name, "read of a minority")
             reply(here)
+
+    def follow(self, feed: Feed, reply: Reply) -> None:
+        """Tell a client of arrivals: at some replica around its own, which may be ahead of it, or behind."""
+        number = self._ears.choice(self._up_around(feed.home) or [feed.home])
+        listeners = self.replicas[number].listeners
+
+        def tell(revision: Revision) -> None:
+            if not any(lists(view, revision) for view in feed.views):
+                return
+            if self._ears.random() < self.deafness.get(feed.name, 0.0):
+                self.fired["lost arrival"] += 1
+                return
+            delay = self.latency.leg
+            if self._ears.random() < _LATE:
+                self.fired["late arrival"] += 1
+                delay = _LATEST * self._ears.random()
+            self.later(delay, self._arrived, feed)
+
+        listeners.append(tell)
+        feed.close = lambda: listeners.remove(tell)
+        reply(None)
+
+    def _arrived(self, feed: Feed) -> None:
+        if self._is_up(feed.home) and self.reaches(feed.name, feed.home):
+            feed.come.set()
+        else:
+            self.fired["lost arrival"] += 1
 
     def _read_second(self, number: int, here: dict[str, list[Revision]], reply: Reply) -> None:
         second = self.replicas[number]

@@ -9,6 +9,8 @@ LEASE = 20.0
 """Seconds; of all pilots."""
 HORIZON = 5 * LEASE
 """Seconds after which nothing goes wrong any more."""
+LATE = 15 * LEASE
+"""Seconds after that when a last token comes to whoever waits for it."""
 START = 2.0
 """Seconds until the tokens are in all replicas, and everything begins."""
 
@@ -40,6 +42,10 @@ class PilotPlan:
     start: float
     workers: int
     lease: float = LEASE
+    deaf: float = 0.0
+    """The probability that it is not told of an arrival."""
+    endless: bool = False
+    """Whether it waits for work as long as there may be some, instead of ending by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class Plan:
         ]
         lines += [
             f"  pilot {pilot.name}: from {pilot.start:g} s, {pilot.workers} workers, replica {pilot.home}, lease "
-            f"{pilot.lease:g} s"
+            f"{pilot.lease:g} s, hears {1 - pilot.deaf:.0%}"
             for pilot in self.pilots
         ]
         lines += [
@@ -100,6 +106,7 @@ PILOT_FAULTS = (
 REPLICA_FAULTS = ("pause replica", "stop replica", "split replica", "replica clock")
 TOKEN_FAULTS = ("edit", "reset", "picas")
 FAULT_KINDS = (*dict.fromkeys(PILOT_FAULTS), *REPLICA_FAULTS, *TOKEN_FAULTS)
+_DEAFNESS = (0.0, 0.0, 0.5, 1.0)
 _ENDINGS = ("return",) * 8 + ("raise", "retry", "fail", "release")
 
 
@@ -108,11 +115,22 @@ def make_plan(seed: int) -> Plan:
     rng = Random(f"plan {seed}")
     replicas = rng.choice((1, 3, 3))
     tokens = tuple(_token(rng, number) for number in range(rng.randint(1, 4)))
-    pilots = tuple(_pilot(rng, number, replicas) for number in range(rng.randint(2, 4)))
+    ears = Random(f"ears {seed}")  # dice of their own: these came later, and old seeds are to stay what they were
+    pilots = tuple(
+        replace(_pilot(rng, number, replicas), deaf=ears.choice(_DEAFNESS)) for number in range(rng.randint(2, 4))
+    )
     faults = sorted(
         (_fault(rng, replicas, tokens, pilots) for _ in range(rng.randint(1, 8))), key=lambda fault: fault.at
     )
+    if last_pilot(seed).endless:
+        tokens += (TokenPlan("late", HORIZON + LATE, (Attempt("return", 1.0),)),)
     return Plan(seed, replicas, rng.choice((0.002, 0.02, 0.1)), rng.choice((0.5, 0.5, 5.0)), tokens, pilots, (*faults,))
+
+
+def last_pilot(seed: int) -> PilotPlan:
+    """The one that works what is left when all faults are over. One that ends by itself, or one that hears nothing."""
+    endless = seed % 4 == 3
+    return PilotPlan("last", 0, 0.0, 3, deaf=float(endless), endless=endless)
 
 
 def _token(rng: Random, number: int) -> TokenPlan:

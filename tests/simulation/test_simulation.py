@@ -21,8 +21,9 @@ from tests.simulation.world import Result, run_plan
 SEEDS = 240
 CHUNK = 20
 STORE_FAULTS = (
-    "accepted", "conflict leaves", "cut", "delay", "duplicate", "lost answer", "lost request", "no write quorum",
-    "read of a minority", "read of a replica that was behind", "refused", "replica paused",
+    "accepted", "conflict leaves", "cut", "delay", "duplicate", "late arrival", "lost answer", "lost arrival",
+    "lost request", "no write quorum", "read of a minority", "read of a replica that was behind", "refused",
+    "replica paused",
 )  # fmt: skip
 """What has to have happened to requests, beside the faults that were planned."""
 

@@ -17,7 +17,7 @@ from apicas._runtime.hooks import Work
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.replay import replay
 from apicas.exceptions import PoolUnavailableError
-from apicas.iterators import BasicViewIterator
+from apicas.iterators import BasicViewIterator, EndlessViewIterator
 from apicas.modifiers import BasicTokenModifier
 from apicas.policies import LeaseTimes
 from apicas.testing import (
@@ -33,7 +33,7 @@ from apicas.testing import (
 from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token, TokenState, annex, is_foreign_lock
 from tests.simulation.mischief import Mischief, Running, WatchedOutbox, reset
-from tests.simulation.scenario import HORIZON, LEASE, START, Attempt, Fault, PilotPlan, Plan
+from tests.simulation.scenario import HORIZON, LEASE, START, Attempt, Fault, PilotPlan, Plan, last_pilot
 
 DEADLINE = 3600.0 + 20 * LEASE
 """Seconds after the horizon by which everything has ended. A store's clock that was an hour ahead when it stamped a
@@ -99,7 +99,7 @@ class World(Mischief):
             loop.call_at(START + fault.at, self._strike, fault)
         await anyio.sleep(START + HORIZON)
         await self._mend(person)
-        self._start(PilotPlan("last", 0, 0.0, 3))
+        self._start(last_pilot(self.plan.seed))
         await self._wait()
         await self._heal()
         await anyio.sleep(2.0)
@@ -129,9 +129,9 @@ class World(Mischief):
             self._wake(running.plan.name)
         self.history.note("-", "all faults are over")
         await anyio.sleep(2.0)
-        for identifier in self.tokens:
+        for identifier, token in self.tokens.items():
             stored = self.store.truth(identifier)
-            if stored is None:
+            if stored is None and token.at <= HORIZON:
                 await person.upload([{"_id": identifier}])
             if stored is not None and stored.state is TokenState.LOCKED and is_foreign_lock(stored.content):
                 await person.edit(identifier, reset)
@@ -193,6 +193,7 @@ class World(Mischief):
     def _start(self, plan: PilotPlan) -> None:
         group = virtual_loop().group(plan.name)
         running = self.running[plan.name] = Running(plan, group)
+        self.store.deafness[plan.name] = plan.deaf
         self.history.pilot(plan.name, plan.home, lease=plan.lease, group=group)
         self.history.note(plan.name, "starts")
         running.task = group.start(self._live(running))
@@ -217,7 +218,8 @@ class World(Mischief):
             )
             try:
                 async with client:
-                    running.pilot = Pilot(iterator, Work(process=process), options, plan.workers)
+                    source = EndlessViewIterator(iterator, stop_callback=self._is_over) if plan.endless else iterator
+                    running.pilot = Pilot(source, Work(process=process), options, plan.workers)
                     report = await running.pilot.run()
             except PoolUnavailableError as error:  # it could not even begin: the batch system starts it again
                 self.history.note(plan.name, f"ends: {error}")
@@ -227,6 +229,11 @@ class World(Mischief):
                 self.history.note(plan.name, f"ends: {report}; {report.reason}")
             if not running.ran:
                 await anyio.sleep(LEASE * 0.75)
+
+    def _is_over(self) -> bool:
+        """Whether every token has come to its end."""
+        truths = [self.store.truth(identifier) for identifier in self.tokens]
+        return all(truth is not None and truth.state in {TokenState.DONE, TokenState.ERROR} for truth in truths)
 
     async def _process(self, token: Token) -> Any:
         number = self.tries[token.id]
