@@ -42,6 +42,7 @@ CONTENDERS: Final = MappingProxyType(
         "streaq": Contender(module="streaq", stores=("redis",), environment="peer", what="streaQ on Redis"),
         "taskiq": Contender(module="taskiq", stores=("redis",), environment="peer", what="taskiq on Redis"),
         "huey": Contender(module="huey", stores=("file",), environment="peer", what="huey on SQLite"),
+        "huey_one": Contender(module="huey", stores=("file",), environment="peer", what="huey on SQLite, one thread"),
         "huey_redis": Contender(module="huey", stores=("redis",), environment="peer", what="huey on Redis"),
         "raw_couch": Contender(module="raw_couch", stores=("couch",), what=f"{_RAW} on CouchDB"),
         "raw_couch_two": Contender(module="raw_couch", stores=("couch",), what="two raw loops on CouchDB"),
