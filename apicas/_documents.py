@@ -36,10 +36,10 @@ MAX_DEPTH = 500
 _repr = Repr()
 _repr.maxstring = 80
 _OWN_FIELDS = frozenset({"_id", "_rev", "_attachments"})
-# Fields that nearly every token has, and that need no look at their names.
-_COMMON_FIELDS = _OWN_FIELDS | {
-    *("type", "lock", "done", "hostname", "scrub_count", "exit_code", "error", "input", "output", "uploads", "apicas"),
-}
+_PLAIN_FIELDS = frozenset(
+    "_id _rev type lock done hostname scrub_count exit_code error input output uploads apicas".split()  # noqa: SIM905
+)
+_PLAIN_ID = re.compile(r"[A-Za-z0-9][\x20-\x7e]{0,255}\Z", re.ASCII)
 _REVISION = re.compile(r"[1-9]\d{0,18}-[0-9a-zA-Z]{1,64}\Z", re.ASCII)
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{0,255}\Z", re.ASCII)
 _LONG_DIGITS = re.compile(rb"\d{%d}" % (MAX_INTEGER_DIGITS + 1))
@@ -60,7 +60,7 @@ def encode(value: Any) -> bytes:
         InvalidTokenError: for what is not JSON; the message says what.
     """
     try:
-        body = _encoder.encode(value)
+        body = _encode(value)
     except InvalidTokenError:
         raise
     except RecursionError:
@@ -193,7 +193,8 @@ def encode_document(document: Mapping[str, Any], *, max_bytes: int = MAX_DOCUMEN
     Raises:
         InvalidTokenError: the message is the reason that a user is shown.
     """
-    check_fields(document)
+    if not _has_plain_fields(document):
+        check_fields(document)
     body = encode(document)
     if len(body) > max_bytes:
         size = len(body) - _inline_bytes(document)
@@ -212,6 +213,17 @@ def _has_long_digits(body: bytes) -> bool:
     return bool(_DIGIT.search(body[MAX_INTEGER_DIGITS :: MAX_INTEGER_DIGITS + 1]) and _LONG_DIGITS.search(body))
 
 
+def _has_plain_fields(document: Mapping[str, Any]) -> bool:
+    """Whether a document needs no closer look at its fields: nearly all do not."""
+    identifier, revision = document.get("_id"), document.get("_rev")
+    return (
+        document.keys() <= _PLAIN_FIELDS
+        and type(identifier) is str
+        and _PLAIN_ID.match(identifier) is not None
+        and (revision is None or (type(revision) is str and _REVISION.match(revision) is not None))
+    )
+
+
 def check_fields(document: Mapping[str, Any]) -> None:
     """Check the fields that a store reads itself: those that start with an underscore.
 
@@ -222,7 +234,7 @@ def check_fields(document: Mapping[str, Any]) -> None:
     revision = document.get("_rev")
     if revision is not None and not (isinstance(revision, str) and _REVISION.match(revision)):
         raise InvalidTokenError(f"_rev {shown(revision)} is no revision")
-    for key in document.keys() - _COMMON_FIELDS:
+    for key in document.keys() - _OWN_FIELDS:
         if not isinstance(key, str):
             raise InvalidTokenError(f"field {shown(key)} is no string")
         if key.startswith("_"):
@@ -352,4 +364,4 @@ def _containers(value: Any) -> list[Any]:
     return [item for item in items if isinstance(item, (Mapping, list, tuple))]
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_refuse_unstorable)
+_encode = msgspec.json.Encoder(enc_hook=_refuse_unstorable).encode

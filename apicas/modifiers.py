@@ -39,7 +39,6 @@ M = TypeVar("M", bound=MutableMapping[str, Any])
 JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
 # What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
 CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed", "isolated")
-_CLAIM_FIELDS: Final = frozenset(CLAIM_FIELDS)
 # As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
 _MAX_HOSTNAME: Final = 255
 
@@ -450,9 +449,11 @@ class BasicTokenModifier:
     def _end_claim(self, token: MutableMapping[str, Any], **also: Any) -> None:
         # The id of the claim that wrote the outcome stays, so that a write whose answer got lost can be recognised;
         # also when the user's own close ended the claim, and the pilot then sends the token back.
-        claim = claim_of(token)
-        entries = {name: value for name, value in annex(token).items() if name not in _CLAIM_FIELDS}
-        if claim is not None:
+        entries = dict(annex(token))
+        claim = entries.get("claim")
+        for name in CLAIM_FIELDS:
+            entries.pop(name, None)
+        if isinstance(claim, str):
             entries["settled"] = claim
         for name, value in also.items():
             if value is None:

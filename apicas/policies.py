@@ -38,6 +38,8 @@ BEATS_PER_LEASE: Final = 4
 """Three beats may fail before a lease is in danger."""
 MAX_CLAIM: Final = 1000
 """Tokens in one claim: a bulk of 1000 documents is where CouchDB's throughput levels off."""
+MAX_AHEAD: Final = 2 * MAX_CLAIM
+"""Tokens that wait, claimed: one claim's are worked while the next is under way."""
 MAX_WINDOW: Final = 2000
 """Rows of one look at a view."""
 CLAIM_AHEAD_SECONDS: Final = 0.5
@@ -154,10 +156,10 @@ def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
         workers: tokens worked at once.
         asked: the user's bound; None for the default.
     """
-    ahead = int(min(rate * CLAIM_AHEAD_SECONDS, MAX_CLAIM))
+    ahead = int(min(rate * CLAIM_AHEAD_SECONDS, MAX_AHEAD))
     if ahead < workers / 4:  # tokens of seconds and more: a claim costs nothing beside them
         ahead = 0
-    return min(ahead, MAX_CLAIM if asked is None else asked)
+    return ahead if asked is None else min(ahead, asked)
 
 
 def tries_again(scrub_count: int, max_scrub: int) -> bool:

@@ -118,7 +118,9 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
 
 def state_of(document: Mapping[str, Any]) -> TokenState:
     """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
-    return state_by_fields(document) if document.get("type") == "token" else _NO_VIEW
+    if document.get("type") != "token":
+        return _NO_VIEW
+    return state_by_fields(document)
 
 
 def state_by_fields(document: Mapping[str, Any]) -> TokenState:

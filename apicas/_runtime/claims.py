@@ -90,6 +90,8 @@ class Claimer:
         self._hand_back = hand_back
         self._spread = Spread()
         self._unwritable: set[str] = set()
+        self._under_way: set[str] = set()
+        """Tokens that a claim of ours is writing at this moment: another one leaves them alone."""
         self.disowned = Disowned()
         """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
         self.isolates = False
@@ -128,7 +130,7 @@ class Claimer:
         found = _Found(claimed)
         for document in documents:
             token_id = document["_id"]
-            if token_id in self._leases or token_id in self._unwritable:
+            if token_id in self._leases or token_id in self._unwritable or token_id in self._under_way:
                 claimed.listed -= 1  # its outcome is on the way, or it can't be claimed at all
             elif document.get("_conflicts"):  # its owner may be on the version that is not shown; healing frees it
                 self._note_later(claimed, now + self._times.sweep)
@@ -168,6 +170,8 @@ class Claimer:
         now = self._client.time()
         locked = [one for document in chosen if (one := self._locked(document, now)) is not None]
         unclear = locked
+        ids = {document["_id"] for _, document in locked}
+        self._under_way |= ids
         try:
             results = await self._client.save([document for _, document in locked])
             unclear = self._sort(locked, results, claimed, sent)
@@ -175,6 +179,8 @@ class Claimer:
         except BaseException:  # no answer, or a cancellation: the store may have locked what nobody will work
             self._disown(unclear, claimed, sent)
             raise
+        finally:
+            self._under_way -= ids
 
     def _sort(
         self,

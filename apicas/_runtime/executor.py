@@ -46,8 +46,12 @@ LATER: Final = 5.0
 class LeaseKeeper(Protocol):
     """What an executor asks of a keeper."""
 
-    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
-        """Have a function called when the lease on a token is lost; False where it is lost already."""
+    def begin(self, token: Token, on_lost: Callable[[], None]) -> bool:
+        """Note that the work on a token begins, and have a function called when its lease is lost.
+
+        Returns:
+            False where it is lost already, or may be: then nothing may begin.
+        """
         ...
 
     def stop_beating(self, token: Token) -> None:
@@ -96,6 +100,7 @@ class Executor:
         self._keeper = keeper
         self._options = options
         self._processes = processes
+        self._plain = work.cleanup is None and (processes is None or not options.always_isolate)
         self._desks: set[Desk] = set()
         self.running = 0
         """How many tokens are being worked."""
@@ -135,9 +140,9 @@ class Executor:
         """A place for a worker: a context manager."""
         return Desk(self, self._desks)
 
-    def watch(self, token: Token, callback: Callable[[], None] | None) -> bool:
-        """Have a function called when the lease on a token is lost; False where it is lost already."""
-        return self._keeper.on_lost(token, callback)
+    def begin(self, token: Token, on_lost: Callable[[], None]) -> bool:
+        """Note that the work on a token begins; False where it may not. See LeaseKeeper."""
+        return self._keeper.begin(token, on_lost)
 
     def pool_for(self, token: Token) -> ProcessPool | None:
         """The processes of which a token is to have one to itself; None where it runs here."""
@@ -146,8 +151,8 @@ class Executor:
         return self._processes
 
     def runs_plainly(self, token: Token) -> bool:
-        """Whether nothing has to be done for a token once its work is cut: then it needs no scope of its own."""
-        return self._work.cleanup is None and not is_suspect(token.peek())
+        """Whether a token runs here, and nothing has to be done once it is cut: then it needs no scope of its own."""
+        return self._plain and not is_suspect(token.peek())
 
     # In the pilot. --------------------------------------------------------------------------------------------------
 
@@ -158,6 +163,8 @@ class Executor:
         else:
             self._gate.enter_open()
         try:
+            if self._options.max_token_time is None:
+                return await self._perform(token)
             return await self._limited(token, self._perform)
         finally:
             self._gate.leave()
@@ -330,20 +337,19 @@ class Desk:
         executor = self._executor
         if executor.wants_no_more:  # and whatever is held here would be blamed if that one took the pilot down
             return Raised(Release("another token has the pilot to itself", after=LATER))
-        if not executor.watch(token, partial(self._lose, token)):
+        if not executor.begin(token, partial(self._lose, token)):
             return Cut()
         self._token = token
         executor.running += 1
         mark = running_token.set(token.id)
         try:
-            if executor.runs_plainly(token) and executor.pool_for(token) is None:
+            if executor.runs_plainly(token):
                 return await executor.run_plainly(token)
             return await self._work_apart(token)
         finally:
             running_token.reset(mark)
             executor.running -= 1
             self._token = None
-            executor.watch(token, None)
 
     async def _work_apart(self, token: Token) -> Verdict:
         """Work a token in a scope of its own: there is something to do also when it is cut."""

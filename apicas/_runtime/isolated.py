@@ -156,9 +156,9 @@ class NoLease:
 
     held = 1
 
-    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
+    def begin(self, token: Token, on_lost: Callable[[], None]) -> bool:
         """Hold on."""
-        del token, callback
+        del token, on_lost
         return True
 
     def stop_beating(self, token: Token) -> None:

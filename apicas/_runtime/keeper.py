@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias
 
 import anyio
 
@@ -214,10 +214,6 @@ class Keeper:
         self._reaper.delays = RetryDelays.of(retry_delay)
         self._concluding = replace(self._concluding, delays=self._reaper.delays)
 
-    def is_out_of_contact(self, token: Token) -> bool:
-        """Whether none of a token's beats has arrived for a whole lease, so that others may have taken it meanwhile."""
-        return contact_is_lost(_lease_of(token).refreshed, self.environment.monotonic(), self.times.lease)
-
     def heed_lost_contact(self, on_lost_contact: OnLostContact) -> None:
         """Set what happens to the work on a token when its beats do not arrive."""
         if on_lost_contact not in {"continue", "stop"}:
@@ -253,11 +249,18 @@ class Keeper:
         self.tally.reclaimed += sweep.reclaimed
         return sweep
 
-    def on_lost(self, token: Token, callback: Callable[[], None] | None) -> bool:
-        """Have a function called in this loop when the lease on a token is lost; False where it is lost already."""
-        if callback is not None:  # its work begins
-            _lease_of(token).began = self.environment.monotonic()
-        return self._leases.watch(_lease_of(token), callback)
+    def begin(self, token: Token, on_lost: Callable[[], None]) -> bool:
+        """Note that the work on a token begins, and have a function called in this loop when its lease is lost.
+
+        Returns:
+            False where it is lost already, and where none of its beats has arrived for a whole lease, as when this
+            process was stopped: what others may have taken meanwhile is not begun.
+        """
+        lease, now = _lease_of(token), self.environment.monotonic()
+        if contact_is_lost(lease.refreshed, now, self.times.lease):
+            return False
+        lease.began = now
+        return self._leases.watch(lease, on_lost)
 
     def stop_beating(self, token: Token) -> None:
         """Let the lock of a token go stale: it is past its time limit, and its work may not end."""
@@ -334,7 +337,8 @@ class Keeper:
 
 def _lease_of(token: Token[Any]) -> Lease:
     """The lease of a token that a keeper handed out. Not by its id, which may have been claimed again meanwhile."""
-    return cast("Lease", token.lease)
+    lease: Lease = token.lease
+    return lease
 
 
 def _verdict(error: BaseException | None) -> Verdict:

@@ -81,7 +81,7 @@ class Leases:
         with self._guard:
             self._leases.update((lease.token_id, lease) for lease in leases)
 
-    def watch(self, lease: Lease, callback: Callable[[], None] | None) -> bool:
+    def watch(self, lease: Lease, callback: Callable[[], None]) -> bool:
         """Have a function called in this loop when the lease is lost; False where it is not held any more."""
         with self._guard:
             if lease.phase is not Phase.HELD:

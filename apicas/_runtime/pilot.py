@@ -19,11 +19,11 @@ from typing import Any, Literal, Protocol
 import anyio
 
 from apicas._runtime.committer import Ending
-from apicas._runtime.executor import Desk, Executor, ExecutorOptions
+from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, OnLostContact, Tally
-from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, describe, only_leaf
+from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.stock import Stock
 from apicas.exceptions import ConfigError, Release, Retry
@@ -49,6 +49,11 @@ class TokenSource(Protocol):
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
+        ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether `claim` may be called again before it has answered."""
         ...
 
     async def __aenter__(self) -> object: ...
@@ -206,6 +211,10 @@ class Pilot:
         self._mine: dict[int, Token] = {}
         """What was claimed and has not been given back."""
         self._started = self._ended = 0
+        self._asked = 0
+        """Tokens that claims under way are to bring."""
+        self._is_plenty = False
+        """Whether the last claim brought all that it was to bring."""
         self._rate = 0.0
         self._rate_of = (0.0, 0)
         self._keeper: Keeper
@@ -364,26 +373,50 @@ class Pilot:
 
     async def _feed(self) -> None:
         """Claim what the workers need, until the end."""
+        async with anyio.create_task_group() as group:
+            if self._iterator.overlaps:
+                group.start_soon(self._feed_beside)
+            await self._feed_until_empty()
+
+    async def _feed_until_empty(self) -> None:
         pauses = Backoff(first=0.05, most=5.0)
         empty = 0
         while not self._reason:
             wanted = self._wanted()
             if wanted <= 0:
                 await self._wait_for_change()
-                continue
-            tokens = await self._iterator.claim(wanted)
-            if tokens:
+            elif await self._claim(wanted):
                 empty = 0
-                self._take(tokens)
             elif self._holds_work:  # what is being worked may yet come back to todo
                 await self._wait_for_return(pauses.delay(empty, self._keeper.environment.rng))
                 empty += 1
             elif not await self._iterator.more():
                 self.stop("the iterator was stopped" if self._iterator.stopped else "no more tokens")
 
+    async def _feed_beside(self) -> None:
+        """Have a second claim under way as long as the workers are through with one before the next has come."""
+        while not self._reason:
+            wanted = self._wanted() if self._asked and self._is_plenty else 0
+            if wanted > 0:
+                await self._claim(wanted)
+            else:
+                await self._wait_for_change()
+
+    async def _claim(self, wanted: int) -> int:
+        """Claim tokens, hand them to the workers, and answer how many they are."""
+        self._asked += wanted
+        self._changed.set()
+        try:
+            tokens = await self._iterator.claim(wanted)
+        finally:
+            self._asked -= wanted
+        self._is_plenty = len(tokens) == wanted
+        self._take(tokens)
+        return len(tokens)
+
     @property
     def _holds_work(self) -> bool:
-        return bool(self._mine or self._keeper.unwritten)
+        return bool(self._mine or self._asked or self._keeper.unwritten)
 
     def _wanted(self) -> int:
         self._measure_rate()
@@ -417,7 +450,8 @@ class Pilot:
         self._stock.put(tokens)
 
     async def _wait_for_change(self) -> None:
-        self._changed = asyncio.Event()
+        if self._changed.is_set():  # else the other feeder waits for it
+            self._changed = asyncio.Event()
         with anyio.move_on_after(CALM_TIME if self._keeper.loop_lags else UNSTARTED_LIMIT / 2):
             await self._changed.wait()
         self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
@@ -453,7 +487,7 @@ class Pilot:
                 self._unstarted -= 1
                 self._started += 1
                 try:
-                    verdict = await self._work_one(token, desk)
+                    verdict = await desk.work(token)
                 finally:
                     self._idle += 1
                     if self._unstarted <= self._low:
@@ -466,16 +500,9 @@ class Pilot:
             self._finish(token, Cut() if verdict is None else verdict)
             await self._ask_stop_function()
 
-    async def _work_one(self, token: Token, desk: Desk) -> Verdict:
-        if self._keeper.is_out_of_contact(token):  # we slept, or were cut off: what others may have is not begun
-            return Cut()
-        return await desk.work(token)
-
     def _finish(self, token: Token, verdict: Verdict) -> None:
-        if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
-            log.warning("token %s: %s", token.id, describe(verdict.error))
-        elif isinstance(verdict, Crashed):
-            log.warning("token %s: %s", token.id, verdict.reason)
+        if not isinstance(verdict, Returned):
+            _say_what_happened(token, verdict)
         self._give_back(token, verdict)
         self._ended += 1
         if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
@@ -550,3 +577,10 @@ class Pilot:
         while True:
             self._options.on_progress(self.report())  # type: ignore[misc]  # started only where there is one
             await anyio.sleep(PROGRESS_INTERVAL)
+
+
+def _say_what_happened(token: Token, verdict: Verdict) -> None:
+    if isinstance(verdict, Raised) and not isinstance(verdict.error, (Retry, Release)):
+        log.warning("token %s: %s", token.id, describe(verdict.error))
+    elif isinstance(verdict, Crashed):
+        log.warning("token %s: %s", token.id, verdict.reason)

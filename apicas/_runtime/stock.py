@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from apicas.tokens import Token
@@ -78,7 +79,7 @@ class Stock:
         except BaseException:
             if waiter.done() and not waiter.cancelled():  # woken for a token that somebody else should have then
                 self._wake(1)
-            else:
+            with suppress(ValueError):  # it was passed over already
                 self._waiters.remove(waiter)
             raise
 

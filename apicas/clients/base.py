@@ -290,7 +290,7 @@ class PoolClient(ABC):
         return [result for result in results if result is not None]
 
     def _encode(self, document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
-        plain = document.document if isinstance(document, Token) else document
+        plain = document if type(document) is dict else document.document if isinstance(document, Token) else document
         if "_conflicts" in plain:  # said by the store when it was read
             plain = {name: value for name, value in plain.items() if name != "_conflicts"}
         try:

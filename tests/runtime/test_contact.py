@@ -90,7 +90,7 @@ async def test_an_iterator_may_be_told_as_well() -> None:
         await anyio.sleep(1.1 * LEASE)
         assert tokens.keeper.held == 0
         client.faults.away = False
-        assert not tokens.keeper.on_lost(token, None)
+        assert not tokens.keeper.begin(token, lambda: None)
 
 
 @virtual

@@ -417,7 +417,7 @@ async def test_a_beat_after_an_edit_of_a_version_that_is_not_shown_keeps_the_lea
         own = next(leaf for leaf in (await client.leaves(["t"]))[0] if leaf["hostname"] != "loser-node")
         plant(client.store, {**own, "comment": "edited"}, FIRST)
         lost = anyio.Event()
-        assert mine.keeper.on_lost(token, lost.set)
+        assert mine.keeper.begin(token, lost.set)
         await anyio.sleep(LEASE)
         assert not lost.is_set()
         async with token:
@@ -451,7 +451,7 @@ async def test_a_late_beat_looks_at_all_versions_first() -> None:
     async with member(client.store, "one") as mine:
         (token,) = await mine.claim(1)
         lost = anyio.Event()
-        assert mine.keeper.on_lost(token, lost.set)
+        assert mine.keeper.begin(token, lost.set)
         client.store.cut.add(("one", 0))
         await anyio.sleep(LEASE * 3 / 4)
         later = BasicTokenModifier().reset(dict(base), unix_time())

@@ -134,7 +134,7 @@ async def test_a_lost_lease_stops_the_work_and_writes_nothing() -> None:
     async with pilot(client) as tokens:
         (token,) = await tokens.claim(1)
         lost = anyio.Event()
-        assert tokens.keeper.on_lost(token, lost.set)
+        assert tokens.keeper.begin(token, lost.set)
         await client.edit("t", lambda stored: modifier.reset(stored, unix_time()))
         with anyio.fail_after(LEASE / 2):
             await lost.wait()

@@ -110,7 +110,7 @@ async def test_a_slow_disk_holds_up_only_what_it_keeps() -> None:
     async with pilot(client, outbox=box) as mine:
         long, short = await mine.claim(2)
         await anyio.sleep(2)
-        mine.keeper.on_lost(short, lambda: None)  # its work begins
+        mine.keeper.begin(short, lambda: None)  # its work begins
         for token in (long, short):
             mine.keeper.give_back(token, Returned())
         await anyio.sleep(1)

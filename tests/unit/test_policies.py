@@ -13,6 +13,7 @@ from apicas.exceptions import ConfigError
 from apicas.modifiers import JOB_ID_FIELDS, BasicTokenModifier, Claim, Owner
 from apicas.policies import (
     LEASE_FIELDS,
+    MAX_AHEAD,
     MAX_CLAIM,
     MAX_WINDOW,
     MIN_LEASE,
@@ -218,7 +219,7 @@ def test_the_spread_widens_at_once_and_narrows_slowly() -> None:
 @given(st.floats(0, 1e9), st.integers(1, 1024), st.one_of(st.none(), st.integers(0, 5000)))
 def test_claiming_ahead_is_bounded(rate: float, workers: int, asked: int | None) -> None:
     ahead = claim_ahead(rate, workers, asked)
-    assert 0 <= ahead <= (MAX_CLAIM if asked is None else asked)
+    assert 0 <= ahead <= (MAX_AHEAD if asked is None else asked)
     assert ahead <= rate  # never more than a second's work
 
 

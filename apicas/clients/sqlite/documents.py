@@ -104,20 +104,23 @@ def draft(encoded: EncodedDocument, unique: str, spot: int) -> Draft:
         unique: makes the revision one that no document ever had.
         spot: where it goes if it is new.
     """
-    document, old = encoded.document, encoded.rev
-    if "_attachments" in document or not _is_plain(document):
-        return _draft_of_body(encoded.body, unique, spot)
-    state = state_by_fields(document)._value_
-    return Draft(encoded.id, old, next_rev(old, unique), state, spot, encoded.body.decode(), _NO_CONTENTS)
+    document, body = encoded.document, encoded.body
+    if not _is_plain(document):
+        return _draft_of_body(body, unique, spot)
+    old = document.get("_rev")
+    state: str = state_by_fields(document)._value_
+    return Draft(document["_id"], old, next_rev(old, unique), state, spot, body.decode(), _NO_CONTENTS)
 
 
 def _is_plain(document: Mapping[str, Any]) -> bool:
-    """Whether what the store reads of a document is in it as it is in its JSON: no number of some odd class."""
+    """Whether what the store reads of a document is in it as in its JSON: no file, no number of some odd class."""
+    get = document.get
     return (
-        type(document.get("lock")) is int
-        and type(document.get("done")) is int
-        and document.get("type") == "token"
-        and type(document.get("exit_code")) in _PLAIN_EXIT_CODES
+        type(get("lock")) is int
+        and type(get("done")) is int
+        and get("type") == "token"
+        and type(get("exit_code")) in _PLAIN_EXIT_CODES
+        and "_attachments" not in document
     )
 
 
@@ -133,8 +136,9 @@ def _draft_of_body(body: bytes, unique: str, spot: int) -> Draft:
 
 def next_rev(old: str | None, unique: str) -> str:
     """The revision that follows another, or the first of a new document."""
-    number = 0 if old is None else int(old.partition("-")[0])
-    return f"{number + 1}-{unique}"
+    if old is None:
+        return f"1-{unique}"
+    return f"{int(old[: old.index('-')]) + 1}-{unique}"
 
 
 def _state(header: _Header) -> str:
