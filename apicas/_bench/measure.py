@@ -22,7 +22,6 @@ from apicas._bench.records import Sample, Trial
 from apicas._bench.work import tokens_of
 from apicas._secrets import Secret
 from apicas.clients.base import PoolClient
-from apicas.clients.connect import connect
 from apicas.exceptions import ApicasError, ConfigError
 
 _START: Final = 60.0
@@ -47,8 +46,8 @@ async def measure(trial: Trial, place: Place, on_progress: Progress = lambda _: 
     """
     if place.server == "memory:" and trial.pilots > 1:
         raise ConfigError("a pool in memory is one process's: it has one pilot")
-    async with own_pool(place) as pool, connect(pool.address, **_options(pool, trial)) as client:
-        await client.setup()
+    synchronous = {} if place.server else {"synchronous": trial.wal}
+    async with own_pool(place, **synchronous) as pool, pool.opened() as client:
         on_progress("upload")
         uploaded = time.monotonic()
         report = await client.upload(tokens_of(trial))
@@ -62,11 +61,6 @@ async def measure(trial: Trial, place: Place, on_progress: Progress = lambda _: 
         return _sample(reports, done, began, uploaded)
 
 
-def _options(pool: OwnPool, trial: Trial) -> dict[str, Any]:
-    synchronous = {"synchronous": trial.wal} if pool.address.startswith("sqlite:") else {}
-    return {**pool.options, **synchronous}
-
-
 async def _build_indexes(client: PoolClient) -> None:
     """Build what a claim reads, which is not what is measured."""
     await client.view("todo", limit=1)
@@ -77,7 +71,7 @@ async def _run_pilots(client: PoolClient, pool: OwnPool, trial: Trial) -> tuple[
     """Run the pilots; answers with what they did, and the monotonic time at which they began."""
     if pool.address == "memory:":
         return await _run_here(client, pool, trial)
-    options = {name: _plain(value) for name, value in _options(pool, trial).items()}
+    options = {name: _plain(value) for name, value in pool.options.items()}
     order = Order(pool=pool.address, options=options, trial=trial, outbox=str(pool.directory / "outbox"))
     async with AsyncExitStack() as stack:
         pilots = [await stack.enter_async_context(_pilot(order, pool.directory)) for _ in range(trial.pilots)]

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 
+from apicas.clients.base import PoolClient
 from apicas.clients.connect import connect
 from apicas.exceptions import AccessDeniedError, ConfigError, PoolError
 
@@ -43,7 +44,7 @@ class Place:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class OwnPool:
     """A pool of ours, and a directory."""
 
@@ -51,6 +52,16 @@ class OwnPool:
     """With the secrets that were in the server's."""
     directory: Path
     options: Mapping[str, Any]
+    was_made: bool = False
+    """Whether there may be a database."""
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[PoolClient]:
+        """Make it, with its views; a client of it."""
+        async with connect(self.address, **self.options) as client:
+            self.was_made = True
+            await client.setup()
+            yield client
 
 
 def beside(pool: str, options: Mapping[str, Any]) -> Place:
@@ -72,8 +83,12 @@ def beside(pool: str, options: Mapping[str, Any]) -> Place:
 
 
 @asynccontextmanager
-async def own_pool(place: Place) -> AsyncIterator[OwnPool]:
+async def own_pool(place: Place, **options: Any) -> AsyncIterator[OwnPool]:
     """A new, empty pool; deleted at the end, also when cancelled.
+
+    Args:
+        place: where.
+        options: what its clients take beside what the place says.
 
     Raises:
         ConfigError: there is no such directory, or it takes no files.
@@ -85,12 +100,13 @@ async def own_pool(place: Place) -> AsyncIterator[OwnPool]:
         raise ConfigError(f"no file can be made in {place.directory}: {error.strerror}") from error
     name = f"{PREFIX}{token_hex(8)}"
     address = _address(place.server, directory, name)
+    pool = OwnPool(address=address, directory=directory, options={**place.options, **options})
     try:
-        yield OwnPool(address=address, directory=directory, options=place.options)
+        yield pool
     finally:
         with anyio.CancelScope(shield=True):
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-            if place.server and place.server != "memory:":
+            if pool.was_made and place.server not in {"", "memory:"}:
                 await _delete(address, name, place.options)
 
 

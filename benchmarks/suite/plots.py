@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from apicas._bench.figures import duration
 from apicas._bench.statistics import Summary, summarize
 from benchmarks.contenders.listing import CONTENDERS
 from benchmarks.suite.results import STORE_NAMES, Case, Result
-from benchmarks.suite.tables import comparable, duration, rate_summary, ratio_to, reference
+from benchmarks.suite.tables import comparable, rate_summary, ratio_to, reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

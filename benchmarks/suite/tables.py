@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from apicas._bench.figures import duration, latency, median_of, number, per_token, twice
 from apicas._bench.statistics import Summary, paired_ratios, summarize
 from benchmarks.contenders.listing import CONTENDERS
-from benchmarks.measuring import Sample
 from benchmarks.suite.results import STORE_NAMES, Case, Result
 from benchmarks.suite.verdicts import Verdict
 
@@ -16,6 +16,12 @@ _HEAD: Final = (
     "contender", "store", "tokens/s", "spread", "beside apicas", "p50", "p95", "p99",
     "requests/token", "sent/token", "received/token", "CPU s/1,000", "memory", "twice", "lost races",
 )  # fmt: skip
+_PER_TOKEN: Final = (
+    ("requests", "{:.3g}", 1),
+    ("sent", "{:,.0f} B", 1),
+    ("received", "{:,.0f} B", 1),
+    ("cpu_seconds", "{:.3g}", 1000),
+)
 LEGEND: Final = """\
 *tokens/s*: the median of all repeats, from the moment when all pilots were ready to the last commit. *spread*: the
 middle half of the repeats. *beside apicas*: the median of the ratios to apicas in the same repeat, on its fastest store
@@ -117,12 +123,6 @@ def _row(result: Result, case: Case, ours: Case | None) -> list[str]:
     found = [sample for sample in result.samples(case) if sample is not None]
     rate = rate_summary(result, case)
     ratio = ratio_to(result, case, ours) if ours is not None and ours != case else None
-
-    def median(value: Callable[[Sample], float | None]) -> float | None:
-        summary = summarize([known for sample in found if (known := value(sample)) is not None])
-        return summary.median if summary else None
-
-    twice = [one.executions - one.tokens for one in found if one.executions is not None]
     races = [one.lost_races for one in found if one.lost_races is not None]
     return [
         CONTENDERS[case.contender].what if case.contender in CONTENDERS else case.contender,
@@ -130,34 +130,12 @@ def _row(result: Result, case: Case, ours: Case | None) -> list[str]:
         f"{rate.median:,.0f}" if rate else "",
         f"{rate.lower_quartile:,.0f} to {rate.upper_quartile:,.0f}" if rate and rate.number > 1 else "",
         f"{ratio.median:.3g} x" if ratio else "",
-        *(duration(median(partial(_latency, name))) for name in ("p50", "p95", "p99")),
-        _number(median(lambda one: _per_token(one, one.requests)), "{:.3g}"),
-        _number(median(lambda one: _per_token(one, one.sent)), "{:,.0f} B"),
-        _number(median(lambda one: _per_token(one, one.received)), "{:,.0f} B"),
-        _number(median(lambda one: _per_token(one, one.cpu_seconds)), "{:.3g}", 1000),
-        _number(median(lambda one: one.memory), "{:.0f} MB", 1e-6),
-        str(sum(twice)) if twice else "",
+        *(duration(median_of(found, partial(latency, name=name))) for name in ("p50", "p95", "p99")),
+        *(number(median_of(found, partial(per_token, name=name)), form, factor) for name, form, factor in _PER_TOKEN),
+        number(median_of(found, lambda one: one.memory), "{:.0f} MB", 1e-6),
+        "" if (again := twice(found)) is None else str(again),
         f"{sum(races):,}" if races else "",
     ]
-
-
-def _latency(name: str, sample: Sample) -> float | None:
-    return None if sample.latency is None else getattr(sample.latency, name)
-
-
-def _per_token(sample: Sample, value: float | None) -> float | None:
-    return None if value is None or not sample.tokens else value / sample.tokens
-
-
-def _number(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "" if value is None else form.format(value * factor)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people."""
-    if seconds is None:
-        return ""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _notes(result: Result) -> list[str]:
