@@ -87,7 +87,7 @@ def sample_of(
 ) -> Sample:
     """What the processes did, as one sample; a note says where they left tokens behind."""
     worked = _distinct(reports)
-    left = [f"{trial.tokens - worked:,} tokens were not worked"] if worked < trial.tokens else []
+    left = [f"not worked: {trial.tokens - worked:,} of {trial.tokens:,} tokens"] if worked < trial.tokens else []
     return Sample(
         tokens=worked,
         seconds=max(report["last"] for report in reports) - started,

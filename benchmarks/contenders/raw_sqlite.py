@@ -31,8 +31,7 @@ BATCH: Final = 256
 _PATIENCE: Final = 30.0
 """Seconds that a transaction waits for another process's."""
 SCHEMA: Final = (
-    "CREATE TABLE tokens"
-    " (number INTEGER PRIMARY KEY, rev INTEGER NOT NULL, state INTEGER NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE tokens (number INTEGER PRIMARY KEY, rev INTEGER NOT NULL, state INT NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX tokens_in_todo ON tokens (number) WHERE state = 0",
 )
 INSERT: Final = "INSERT INTO tokens VALUES (?, 1, 0, ?)"
