@@ -111,8 +111,9 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
         "uploads": {},
     }
     document.update(content)
-    document.pop("_rev", None)
-    document.pop("apicas", None)
+    for name in ("_rev", "apicas"):
+        if name in document:
+            del document[name]
     return document
 
 

@@ -7,9 +7,10 @@ cut in half until the document that spoils it stands alone; it is rejected, the 
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -344,17 +345,18 @@ class PoolClient(ABC):
         report = UploadReport()
         pending: list[tuple[int, EncodedDocument]] = []
         size = position = 0
-        async for content in _stream(tokens):
-            encoded = self._new(content)
-            if isinstance(encoded, SaveResult):
-                _reject(report, position, content.get("_id") if isinstance(content, Mapping) else None, encoded)
-            else:
-                pending.append((position, encoded))
-                size += len(encoded.body)
-            position += 1
-            if len(pending) >= MAX_BULK_DOCUMENTS or size >= MAX_BULK_BYTES:
-                await self._upload_bulk(pending, report, on_progress)
-                pending, size = [], 0
+        async with _OneAtATime() as writes:
+            async for content in _stream(tokens):
+                encoded = self._new(content)
+                if isinstance(encoded, SaveResult):
+                    _reject(report, position, content.get("_id") if isinstance(content, Mapping) else None, encoded)
+                else:
+                    pending.append((position, encoded))
+                    size += len(encoded.body)
+                position += 1
+                if len(pending) >= MAX_BULK_DOCUMENTS or size >= MAX_BULK_BYTES:
+                    await writes.start(self._upload_bulk(pending, report, on_progress))
+                    pending, size = [], 0
         await self._upload_bulk(pending, report, on_progress)
         return report
 
@@ -502,6 +504,52 @@ def _reject(report: UploadReport, position: int, identifier: Any, result: SaveRe
         reason = "this id is in the pool already" if result.status is SaveStatus.CONFLICT else result.reason
         shown = identifier if isinstance(identifier, str) else None
         report.rejects.append(Reject(position, shown, reason or result.status.value))
+
+
+class _OneAtATime:
+    """Runs coroutines one after the other, while its owner prepares the next; leaving it waits for the last.
+
+    An error of one comes out where the next is started, or at the end. What is under way when the owner fails is
+    finished; when the owner is cancelled, it is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a coroutine as soon as the one before has ended."""
+        try:
+            await self._wait()
+        except BaseException:
+            work.close()
+            raise
+        self._task = asyncio.create_task(work)
+        await asyncio.sleep(0)  # it gets as far as the store before its owner goes on
+
+    async def _wait(self) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            await task
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError) and self._task is not None:
+            self._task.cancel()
+        try:
+            await self._wait()
+        except Exception:
+            if error is None:  # else the first error is the one that counts
+                raise
 
 
 async def _stream(tokens: Tokens) -> AsyncIterator[Mapping[str, Any]]:
