@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 import apicas
-from apicas.cli import delete, flush, heal, init, push, reset, run, status
+from apicas.cli.commands import Commands
 from apicas.cli.exits import EXIT_CODES, ExitCode, exit_code_of, user_error
 from apicas.cli.terminal import one_line, say, tell
 
@@ -28,10 +27,14 @@ sqlite:///apicas.db. On CouchDB: --pool https://me@couch.example:6984/survey, wi
 
 {EXIT_CODES}"""
 
+_IN_A_URL = frozenset("@%")
+"""Without one of these no URL holds a password: an at sign stands behind it, plain or quoted."""
+
 # Plain help: it is the same on a terminal and in a file, and needs none of rich's import time. Plain tracebacks: they
 # show no values of variables, which may be secrets.
 application = typer.Typer(
     name="apicas",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -55,16 +58,6 @@ def _apicas(
 ) -> None:
     """Work a pool of tokens with pilots: push tokens, run pilots, see what became of them."""
     del version
-
-
-application.command(epilog=init.EPILOG)(init.init)
-application.command(epilog=push.EPILOG)(push.push)
-application.command(cls=run.RunCommand, epilog=run.EPILOG)(run.run)
-application.command(epilog=status.EPILOG)(status.status)
-application.command(epilog=reset.EPILOG)(reset.reset)
-application.command(epilog=delete.EPILOG)(delete.delete)
-application.command(epilog=flush.EPILOG)(flush.flush)
-application.command(epilog=heal.EPILOG)(heal.heal)
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
@@ -116,14 +109,18 @@ def _invoke(arguments: Sequence[str] | None) -> int:
 
 def _check(arguments: Sequence[str]) -> None:
     """Refuse passwords in our own arguments; a command after `--` is the user's."""
-    from apicas.configuration import check_arguments
-
     own = list(arguments)
-    check_arguments(own[: own.index("--")] if "--" in own else own)
+    own = own[: own.index("--")] if "--" in own else own
+    if any(_IN_A_URL.intersection(argument) for argument in own):
+        from apicas.configuration import check_arguments
+
+        check_arguments(own)
 
 
 def _show_bug(error: Exception) -> None:
     """Write a traceback; its text may quote a token, so its lines are written like all others."""
+    import traceback
+
     for line in "".join(traceback.format_exception(error)).splitlines():
         typer.echo(one_line(line), err=True)
 

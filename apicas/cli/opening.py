@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from random import Random
 from typing import Final, TypeVar
-
-import anyio
 
 from apicas._secrets import Secret
 from apicas.cli.terminal import is_interactive, one_line, tell
 from apicas.clients.base import PoolClient
 from apicas.configuration import FILE_NAME, Configuration, configure
 from apicas.exceptions import ConfigError, PoolUnavailableError
-from apicas.policies import Backoff
 
 T = TypeVar("T")
 
@@ -90,7 +87,7 @@ async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | 
     Raises:
         PoolUnavailableError: it did not answer for so long.
     """
-    backoff, rng, attempt = Backoff(first=0.2, most=5.0), Random(), 0
+    attempt = 0
     end = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
@@ -102,5 +99,14 @@ async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | 
             if attempt == 0:
                 tell(f"{error}; trying again for {left:.0f} s")
         # The last try is at the end, not a whole pause after it.
-        await anyio.sleep(min(backoff.delay(attempt, rng), left))
+        await asyncio.sleep(min(_pause(attempt), left))
         attempt += 1
+
+
+def _pause(attempt: int) -> float:
+    """Seconds before the next try."""
+    from random import Random
+
+    from apicas.policies import Backoff
+
+    return Backoff(first=0.2, most=5.0).delay(attempt, Random())

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast
 
 import typer
-import typer.core
-from typing_extensions import override
 
+from apicas.cli.commands import Command
 from apicas.cli.parameters import OutboxOption, PoolOption, seconds
 from apicas.exceptions import ConfigError
 
@@ -35,10 +34,9 @@ Examples:
 _COMMAND: Final = "apicas.command"
 
 
-class RunCommand(typer.core.TyperCommand):
+class RunCommand(Command):
     """Keeps what stands after `--` for itself: it is a command, also where it looks like an option of ours."""
 
-    @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Split the arguments at the first `--`."""
         if "--" in args:
@@ -46,6 +44,9 @@ class RunCommand(typer.core.TyperCommand):
             ctx.meta[_COMMAND] = args[place + 1 :]
             args = args[:place]
         return super().parse_args(ctx, args)
+
+
+COMMAND: Final = RunCommand
 
 
 def run(  # noqa: PLR0913 - typer makes an option of each

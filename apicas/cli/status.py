@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.parameters import PoolOption
-from apicas.cli.terminal import one_line, results, say_json, tell
-from apicas.tokens import TokenState
+from apicas.cli.terminal import one_line, painted, results, say_json, tell
 
 if TYPE_CHECKING:
     from apicas.configuration import Configuration
@@ -22,7 +21,8 @@ Examples:
   apicas status --json | jq .todo
 """
 
-_STATES = (TokenState.TODO, TokenState.LOCKED, TokenState.DONE, TokenState.ERROR)
+_STATES = ("todo", "locked", "done", "error")
+_NO_VIEW = "no view"
 
 
 def status(
@@ -51,28 +51,24 @@ async def _count(configuration: Configuration) -> tuple[str, dict[str, int]]:
     async with opened(configuration) as client:
         counts = await patiently(client.counts)
         total = await patiently(client.total)
-    states = {str(state): counts.get(state, 0) for state in _STATES}
+    states = {state: counts.get(state, 0) for state in _STATES}
     # Pilots go on while we count, so the total may be of a moment before.
     outside = max(total - sum(states.values()), 0)
-    return client.address, {**states, **({str(TokenState.NO_VIEW): outside} if outside else {}), "total": total}
+    return client.address, {**states, **({_NO_VIEW: outside} if outside else {}), "total": total}
 
 
 def _write_json(address: str, counts: dict[str, int]) -> None:
     from apicas._documents import encode
 
-    names = {str(TokenState.NO_VIEW): "no_view"}
+    names = {_NO_VIEW: "no_view"}
     say_json(encode({"pool": address, **{names.get(name, name): number for name, number in counts.items()}}))
 
 
 def _write_table(address: str, counts: dict[str, int]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    console.print(Text(one_line(f"pool {address}")), soft_wrap=True)
+    typer.echo(one_line(f"pool {address}"))
     width = max(len(f"{number:,}") for number in counts.values())
     for name, number in counts.items():
-        console.print(Text(f"  {name:8}{number:>{width},}", style=_style(name, number)))
+        typer.echo(painted(f"  {name:8}{number:>{width},}", _colour(name) if number else ""))
 
 
 def _advise(counts: dict[str, int]) -> None:
@@ -82,6 +78,5 @@ def _advise(counts: dict[str, int]) -> None:
         tell("`apicas reset error` puts failed tokens back to todo")
 
 
-def _style(name: str, number: int) -> str:
-    colours = {"done": "green", "error": "red", "locked": "yellow", "no view": "magenta", "total": "bold"}
-    return colours.get(name, "") if number else ""
+def _colour(name: str) -> str:
+    return {"done": "green", "error": "red", "locked": "yellow", _NO_VIEW: "magenta", "total": "bold"}.get(name, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,16 @@ def say(text: str) -> None:
     """Write a line of the result."""
     with results():
         typer.echo(one_line(text))
+
+
+def painted(line: str, colour: str) -> str:
+    """A line in a colour, or `bold`; typer takes that away again where nobody would see it.
+
+    Not by rich: to import it takes longer than to count a pool.
+    """
+    if not colour or os.environ.get("NO_COLOR") or os.environ.get("TERM") in {"dumb", "unknown"}:
+        return line
+    return typer.style(line, bold=True) if colour == "bold" else typer.style(line, fg=colour)
 
 
 def say_json(body: bytes) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 import apicas as library
 from apicas.cli import opening
+from apicas.cli.commands import SUMMARIES, command
 from apicas.clients.sqlite import SQLiteClient
 from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier
@@ -296,7 +297,7 @@ def test_the_patience_ends_with_a_try_and_not_a_pause_later(monkeypatch: pytest.
         raise PoolUnavailableError("away")
 
     monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(opening, "anyio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(opening, "asyncio", SimpleNamespace(sleep=sleep))
     with pytest.raises(PoolUnavailableError):
         asyncio.run(opening.patiently(fail, patience=20.0))
     assert now == pytest.approx(20.0)
@@ -333,23 +334,40 @@ def test_results_that_cannot_be_written_are_one_line(apicas: Program, command: l
     assert result.err.splitlines()[0] == "apicas: standard output cannot be written: No space left on device"
 
 
-def test_help_waits_for_no_library_that_it_does_not_need() -> None:
-    script = "import sys; from apicas.cli import main; code = main(['--help']); print(*sys.modules); sys.exit(code)"
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(result.stdout.splitlines()[-1].split())
-    unwanted = {
-        "aiohttp",
-        "aiocouch",
-        "anyio",
-        "asyncio",
-        "sqlite3",
-        "rich",
-        "ssl",
-        "uvloop",
-        "tomllib",
-        "platformdirs",
-    }
-    assert loaded & unwanted == set()
+def modules_after(*arguments: str, directory: Path) -> set[str]:
+    """What a command has imported when it ends."""
+    script = "import sys; from apicas.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+SLOW = {"aiohttp", "aiocouch", "rich", "pydantic", "uvloop", "apicas.cli.run", "apicas._runtime"}
+
+
+def test_help_waits_for_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    unwanted = {*SLOW, "anyio", "asyncio", "msgspec", "sqlite3", "ssl", "tomllib", "platformdirs", "apicas.cli.status"}
+    assert modules_after("--help", directory=tmp_path) & unwanted == set()
+
+
+def test_a_short_command_waits_for_no_library_that_it_does_not_need(apicas: Program) -> None:
+    fill(apicas, todo=1)
+    assert modules_after("status", directory=apicas.directory) & SLOW == set()
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_list_of_commands_has_the_first_sentence_of_each(name: str) -> None:
+    assert command(name).help.splitlines()[0] == SUMMARIES[name]
+
+
+def test_what_is_given_as_text_is_still_converted(apicas: Program) -> None:
+    assert "should be a valid integer" in apicas("run", "--workers", "many", "--", "true").error
+    assert "workers is 0" in apicas("run", "--workers", "0", "--", "true").error
+
+
+def test_a_typing_error_in_a_command_is_answered_with_what_there_is(apicas: Program) -> None:
+    assert "did you mean 'status'" in apicas("statsu").error.lower()
 
 
 @pytest.mark.parametrize("command", ["init", "push", "run", "status", "reset", "delete"])

@@ -1,0 +1,90 @@
+"""The commands by name, each imported when it is used, and none of what its arguments do not need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, Final
+
+import typer
+import typer.core
+import typer.main
+
+SUMMARIES: Final = {
+    "init": "Make the database and the Monitor views where they are missing.",
+    "push": "Put tokens into the pool: one per line of JSON Lines, CSV or text.",
+    "run": "Run a pilot: claim tokens and work them, until there are no more.",
+    "status": "Show how many tokens are in todo, locked, done and error.",
+    "reset": "Put the tokens of a view back to todo, as if they were new.",
+    "delete": "Delete the tokens of views, or single tokens.",
+    "flush": "Write finished results to the pool that a pilot could not write.",
+    "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
+    "bench": "Measure how fast a pool is, in a database of its own.",
+}
+"""The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
+
+
+_METHOD: Final = "process_value"
+
+
+class Commands(typer.core.TyperGroup):
+    """All commands. The help of the program, and `apicas status`, import nothing of what `apicas run` needs."""
+
+    def __init__(self, **keywords: Any) -> None:
+        named: dict[str, Any] = {name: typer.core.TyperCommand(name) for name in SUMMARIES}
+        super().__init__(**{**keywords, "commands": named})
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options."""
+        return _spared(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command; None where there is none."""
+        del ctx
+        return command(cmd_name) if cmd_name in SUMMARIES else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+class Command(typer.core.TyperCommand):
+    """One command."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The arguments and options."""
+        return _spared(super().get_params(ctx))
+
+
+def command(name: str) -> Any:
+    """Import a command, and make it."""
+    module = import_module(f"apicas.cli.{name}")
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(getattr(module, name))
+    return typer.main.get_command(alone)
+
+
+def _spared(parameters: Sequence[Any]) -> Sequence[Any]:
+    """Parameters that leave a value as it is that needs no conversion.
+
+    typer would import pydantic to find out that it needs none, which takes longer than all the rest of a short command.
+    """
+    for parameter in parameters:
+        if _METHOD not in vars(parameter):
+            setattr(parameter, _METHOD, partial(_process, parameter, parameter.process_value))
+    return parameters
+
+
+def _process(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    if parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
+        return convert(context, value)
+    return value if parameter.callback is None else parameter.callback(context, parameter, value)
+
+
+def _is_ready(parameter: Any, value: Any) -> bool:
+    if value is None:
+        return not parameter.required
+    return isinstance(value, str) and parameter.type_descriptor.annotation is str
