@@ -54,14 +54,14 @@ async def measure(trial: Trial, place: Place, on_progress: Progress = lambda _: 
         uploaded = time.monotonic() - uploaded
         if report.rejected:
             raise ApicasError(f"{report.rejected} tokens were not taken: {report.rejects[0].reason}")
-        await _build_indexes(client)
+        await build_indexes(client)
         on_progress("work")
         reports, began = await _run_pilots(client, pool, trial)
         done = (await client.counts())["done"]
         return _sample(reports, done, began, uploaded)
 
 
-async def _build_indexes(client: PoolClient) -> None:
+async def build_indexes(client: PoolClient) -> None:
     """Build what a claim reads, which is not what is measured."""
     await client.view("todo", limit=1)
     await client.sample("Monitor/todo", 1, 0.0, fresh=True)
