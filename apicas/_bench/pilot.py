@@ -20,6 +20,7 @@ import msgspec
 from apicas._bench.records import Trial
 from apicas._bench.watching import Watch, counted
 from apicas._bench.work import Executions, work_of
+from apicas._runtime.dedicated import collect_garbage_seldom, loop_factory
 from apicas.actors import run_options, run_pilot, work_maker
 from apicas.clients.base import PoolClient
 from apicas.clients.connect import connect
@@ -93,16 +94,6 @@ async def work_off(
         )
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop that `apicas run` takes: uvloop's where it is installed."""
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - need not be there
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
-    return factory
-
-
 def processor_time() -> float:
     """Seconds, of all threads and of all children that ended."""
     usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
@@ -154,6 +145,7 @@ def main() -> None:
     """Run one pilot."""
     parent = _Parent()
     order = msgspec.json.decode(parent.line(), type=Order)
+    collect_garbage_seldom()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         report = runner.run(_main(order, parent))
     os.write(1, msgspec.json.encode(report) + b"\n")

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from apicas._runtime.dedicated import collect_garbage_seldom, loop_factory
 from apicas._runtime.pilot import Report, RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.cli.exits import ExitCode
@@ -57,7 +58,8 @@ class Plan:
 
 def execute(configuration: Configuration, plan: Plan) -> ExitCode:
     """Run a pilot to its end, and say what it did."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    collect_garbage_seldom()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         report = runner.run(_run(configuration, plan))
     say(f"{report}: {report.reason}")
     return exit_code_of(report)
@@ -68,16 +70,6 @@ def exit_code_of(report: Report) -> ExitCode:
     if not report.signals:
         return ExitCode.OK
     return ExitCode.DRAINED if report.signals == 1 and not report.held else ExitCode.CUT
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop, which is faster, where it is installed."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
-    return factory
 
 
 async def _run(configuration: Configuration, plan: Plan) -> Report:
