@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from apicas._bench.measure import measure as measure_trial
-from apicas._bench.pilot import loop_factory
 from apicas._bench.pools import Place
+from apicas._runtime.dedicated import loop_factory
 from benchmarks.measuring import Sample, Trial
 
 
