@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+from apicas._bench.pilot import memory, processor_time
 from apicas._bench.pools import own_pool
 from apicas._bench.watching import counted
 from apicas._bench.work import tokens_of
-from apicas._runtime.dedicated import loop_factory, memory, processor_time
+from apicas._runtime.dedicated import loop_factory
 from benchmarks.contenders.apicas import place_of
 from benchmarks.measuring import Sample, Trial
 
