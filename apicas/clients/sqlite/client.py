@@ -5,6 +5,7 @@ SQL runs in the thread; JSON and everything else that is Python's runs in the lo
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time as system_time
@@ -418,18 +419,22 @@ class SQLiteClient(PoolClient):
         thread = self._opened()
         state = arriving.Seen(await self._read(documents.last_seq))
         look = partial(arriving.look, views=[full_name(view) for view in views], state=state)
+        glance = arriving.Glance(f"{self._path.resolve()}-wal")
         yield Arrival.POSSIBLE
         yield Arrival.NONE
         with thread.watch() as written:
             while True:
                 written.clear()
-                # Not counted as requests: these read a number that is in shared memory, and nothing else.
-                if await thread.read(partial(arriving.is_news, state=state, commits=thread.commits)) and (
-                    await self._read(look)
-                ):
+                is_news = partial(arriving.is_news, state, thread.commits)
+                # The counter is in shared memory: to read it is no request.
+                if glance.sees_change(thread.commits) and await thread.read(is_news) and await self._read(look):
                     yield Arrival.POSSIBLE
-                with anyio.move_on_after(arriving.INTERVAL):
+                # A scope of anyio's would cost as much as all the rest of a glance.
+                timer = asyncio.get_running_loop().call_later(arriving.INTERVAL, written.set)
+                try:
                     await written.wait()
+                finally:
+                    timer.cancel()
 
 
 def _news(
