@@ -79,8 +79,9 @@ def run_all(cases: Sequence[Case], repeats: int, places: Places, say: Say) -> It
             one = run_one(case, repeat, places)
             if one.left_out:
                 dropped.add(case)
-            say(f"[{number}/{total}, {time.monotonic() - began:.0f} s] {case}: {outcome(one)}")
             yield one
+            # By now it is kept: what is said to be done is not lost to Ctrl-C.
+            say(f"[{number}/{total}, {time.monotonic() - began:.0f} s] {case}: {outcome(one)}")
 
 
 def outcome(one: Measurement) -> str:
