@@ -486,6 +486,7 @@ class Pilot:
                 self._idle -= 1
                 self._unstarted -= 1
                 self._started += 1
+                turn = self._stock.turn()
                 try:
                     verdict = await desk.work(token)
                 finally:
@@ -495,7 +496,7 @@ class Pilot:
                 if desk.is_cut or self._options.stop_function is not None:
                     break
                 self._finish(token, verdict)
-                token = self._stock.take_ready()
+                token = self._stock.take_ready(turn)
         if token is not None:
             self._finish(token, Cut() if verdict is None else verdict)
             await self._ask_stop_function()

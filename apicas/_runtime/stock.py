@@ -30,6 +30,8 @@ class Stock:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
         self._turned = monotonic()
+        self._turns = 0
+        self._turn_is_noted = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -53,9 +55,29 @@ class Stock:
         self._entries = deque(entry for entry in self._entries if entry[1] >= before)
         return removed
 
-    def take_ready(self) -> Token | None:
-        """The next token; None where there is none, or the loop has to have its turn first."""
-        if not self._entries or self._monotonic() - self._turned > TURN:
+    def turn(self) -> int:
+        """Which turn of the loop this is: another number than before says that it has had one in between."""
+        if not self._turn_is_noted:
+            self._turn_is_noted = True
+            asyncio.get_running_loop().call_soon(self._note_turn)
+        return self._turns
+
+    def _note_turn(self) -> None:
+        self._turns += 1
+        self._turn_is_noted = False
+
+    def take_ready(self, turn: int) -> Token | None:
+        """The next token; None where there is none, or the loop has to have its turn first.
+
+        Args:
+            turn: when the token before it was begun. Work that waited for something has let the loop go on meanwhile:
+                a thousand workers that wake together would else all wait for each other once more.
+        """
+        if not self._entries:
+            return None
+        if self._turns != turn:
+            self._turned = self._monotonic()
+        elif self._monotonic() - self._turned > TURN:
             return None
         return self._entries.popleft()[0]
 
