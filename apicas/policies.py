@@ -44,6 +44,8 @@ MAX_WINDOW: Final = 2000
 """Rows of one look at a view."""
 CLAIM_AHEAD_SECONDS: Final = 0.5
 """Work that may wait, claimed, in a pilot: it hides the round trips to the store. More would keep it from others."""
+SLOW_AHEAD_SECONDS: Final = 5.0
+"""The same for tokens of seconds and more, of which half a second's work is hardly one: see claim_ahead."""
 MAX_SCAN_PAGES: Final = 50
 """Windows that one claim reads past tokens it may not have, before it lets go of the store for a while."""
 
@@ -151,14 +153,17 @@ def may_claim(document: Mapping[str, Any], now: float) -> bool:
 def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
     """How many tokens to hold beyond those that are being worked.
 
+    Tokens of seconds and more end one by one. Claimed one by one, each would cost the store four requests, which a
+    thousand pilots are felt by (docs/scaling.md); so a few wait, for no more than some seconds.
+
     Args:
         rate: tokens that this pilot ends per second; 0 while it is not known.
         workers: tokens worked at once.
         asked: the user's bound; None for the default.
     """
     ahead = int(min(rate * CLAIM_AHEAD_SECONDS, MAX_AHEAD))
-    if ahead < workers / 4:  # tokens of seconds and more: a claim costs nothing beside them
-        ahead = 0
+    if ahead < workers / 4:
+        ahead = int(min(rate * SLOW_AHEAD_SECONDS, workers / 4))
     return ahead if asked is None else min(ahead, asked)
 
 

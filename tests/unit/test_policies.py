@@ -220,12 +220,16 @@ def test_the_spread_widens_at_once_and_narrows_slowly() -> None:
 def test_claiming_ahead_is_bounded(rate: float, workers: int, asked: int | None) -> None:
     ahead = claim_ahead(rate, workers, asked)
     assert 0 <= ahead <= (MAX_AHEAD if asked is None else asked)
-    assert ahead <= rate  # never more than a second's work
+    assert ahead <= 5 * rate  # never more than five seconds' work
 
 
-def test_slow_work_is_not_claimed_ahead() -> None:
-    """It would wait in a busy pilot while another is idle."""
-    assert claim_ahead(rate=2.0, workers=64, asked=None) == 0
+def test_slow_work_is_claimed_a_few_seconds_ahead_and_slower_work_not_at_all() -> None:
+    """More would wait in a busy pilot while another is idle; one by one, each token would cost four requests."""
+    assert claim_ahead(rate=64 / 60, workers=64, asked=None) == 5
+    assert claim_ahead(rate=64 / 10, workers=64, asked=None) == 16
+    assert claim_ahead(rate=64 / 600, workers=64, asked=None) == 0
+    assert claim_ahead(rate=0.5, workers=1, asked=None) == 0
+    assert claim_ahead(rate=64 / 60, workers=64, asked=2) == 2
     assert claim_ahead(rate=0.0, workers=1, asked=100) == 0
     assert claim_ahead(rate=2000.0, workers=64, asked=None) == 1000
 
