@@ -150,20 +150,26 @@ def _notes(result: Result) -> list[str]:
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """Target, what was measured, and whether it is met."""
+    """Target, what was measured, and whether it is met; below it the figures behind that."""
     rows = [
         [
             one.name,
             one.target,
             "" if one.ratio is None else f"{one.ratio:.3g}",
-            {True: "met", False: "**not met**", None: ""}[one.met],
-            "; ".join(
-                [*(f"{name} {_figure(value)}" for name, value in one.figures.items()), *filter(None, [one.note])]
-            ),
+            {True: "yes", False: "**no**", None: ""}[one.met],
         ]
         for one in verdicts
     ]
-    return grid(["what", "target", "measured", "", "figures"], rows)
+    behind = [
+        f"- {one.name}{', ' * bool(one.target)}{one.target}: {said}"
+        for one in verdicts
+        if (
+            said := "; ".join(
+                [*(f"{name} {_figure(value)}" for name, value in one.figures.items()), *filter(None, [one.note])]
+            )
+        )
+    ]
+    return "\n\n".join([grid(["what", "target", "measured", "met"], rows), "\n".join(behind)])
 
 
 def _figure(value: object) -> str:

@@ -171,9 +171,9 @@ def test_a_verdict_says_what_was_measured() -> None:
             Verdict(name="b", figures={}, target=">= 9", ratio=3.0, met=False),
         ]
     )
-    assert "| met " in table
-    assert "**not met**" in table
-    assert "p99 0.25; several 1 to 2" in table
+    assert "| a    | <= 2   | 1.5      | yes    |" in table
+    assert "| b    | >= 9   | 3        | **no** |" in table
+    assert "- a, <= 2: p99 0.25; several 1 to 2" in table
 
 
 # Plots. -------------------------------------------------------------------------------------------------------------
