@@ -23,9 +23,9 @@ from typing import Any, Final
 import msgspec
 
 from apicas._bench.measure import build_indexes
-from apicas._bench.pilot import loop_factory
 from apicas._bench.pools import Place, own_pool
 from apicas._bench.statistics import paired_ratios, quantile, summarize
+from apicas._runtime.dedicated import loop_factory
 from apicas.iterators import BasicViewIterator
 from benchmarks.suite.verdicts import COUCH, DIRECTORY, QUICK, Verdict
 

@@ -14,10 +14,10 @@ import msgspec
 
 from apicas._bench.figures import duration, latency, median_of, number, per_token, twice
 from apicas._bench.measure import measure
-from apicas._bench.pilot import loop_factory
 from apicas._bench.pools import Place, beside
 from apicas._bench.records import Sample, Trial, Workload
 from apicas._bench.statistics import summarize
+from apicas._runtime.dedicated import loop_factory
 from apicas.actors import usable_cores
 from apicas.cli.terminal import agree, plural, say, say_json, tell
 from apicas.configuration import Configuration
