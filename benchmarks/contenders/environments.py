@@ -20,6 +20,8 @@ _REQUIREMENTS: Final = Path(__file__).with_name("requirements")
 PICAS: Final = ROOT / ".picas" / "bin" / "python"
 """PiCaS's own environment: `make setup` makes it, for the tests too."""
 HOW: Final = "`make bench-setup` installs it"
+_ENTERED: Final = "APICAS_BENCH_PEER"
+"""Says to the Python of a peer that it is meant to be one: else a broken one would start itself for ever."""
 
 
 class Skipped(Exception):  # noqa: N818 - nothing is wrong
@@ -70,12 +72,14 @@ def enter(peer: str, module: str, *arguments: str) -> None:
     """Go on in a peer's environment, with `python -m module arguments`; returns where this already is it.
 
     Raises:
-        Skipped: the environment has not been made.
+        Skipped: the environment has not been made, or is none.
     """
     python = python_of(peer)
-    if Path(sys.prefix) == python.parents[1]:
+    if Path(sys.prefix).resolve() == python.parents[1].resolve():
         return
-    os.environ["PYTHONPATH"] = str(ROOT)
+    if os.environ.get(_ENTERED) == peer:
+        raise Skipped(f"the environment of {peer} is broken: remove .bench/{peer}, and {HOW}")
+    os.environ |= {"PYTHONPATH": str(ROOT), _ENTERED: peer}
     os.execv(python, [str(python), "-m", module, *arguments])
 
 

@@ -19,7 +19,8 @@ from benchmarks.ports import free_port
 Settings: TypeAlias = dict[str, Any]
 _START: Final = 20.0
 """Seconds within which it has to answer."""
-NOTE: Final = "Redis in memory, nothing on disk: a crash of the server loses all jobs"
+_OWN: Final = "Redis in memory, nothing on disk: a crash of the server loses all jobs"
+_GIVEN: Final = "Redis as it was given"
 
 
 @contextmanager
@@ -79,4 +80,4 @@ def measure_on_redis(
         run(upload(settings))
         uploaded = time.monotonic() - began
         started, reports = run_together(module, [settings] * trial.pilots)
-    return sample_of(trial, started, reports, upload_seconds=uploaded, notes=[NOTE, *notes])
+    return sample_of(trial, started, reports, upload_seconds=uploaded, notes=[_GIVEN if trial.store else _OWN, *notes])

@@ -154,6 +154,17 @@ class TestCommand:
         assert main() == SKIPPED
         assert capsys.readouterr().err == "saq is not installed: `make bench-setup` installs it\n"
 
+    def test_an_environment_that_is_none_is_not_entered_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(environments, "_BENCH", tmp_path)
+        monkeypatch.setenv("APICAS_BENCH_PEER", "saq")
+        python = tmp_path / "saq" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.touch()
+        with pytest.raises(environments.Skipped, match="the environment of saq is broken"):
+            environments.enter("saq", "benchmarks.contenders", "saq")
+
     def test_a_queue_without_a_redis_server_is_skipped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
         with pytest.raises(environments.Skipped, match="no redis-server"):
