@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +60,20 @@ class OwnPool:
         """Make it, with its views; a client of it."""
         async with connect(self.address, **self.options) as client:
             self.was_made = True
-            await client.setup()
+            await _to_its_end(client.setup())
             yield client
+
+
+async def _to_its_end(making: Coroutine[Any, Any, object]) -> None:
+    """Make a database, and when cancelled wait until it is made: else it might come after it was deleted."""
+    task = asyncio.ensure_future(making)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_FAREWELL)
+        if task.done() and not task.cancelled():
+            task.exception()  # looked at, so that nobody complains: the cancellation is what counts
+        raise
 
 
 def beside(pool: str, options: Mapping[str, Any]) -> Place:

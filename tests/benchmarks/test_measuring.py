@@ -104,6 +104,19 @@ async def test_a_measurement_that_is_cut_short_leaves_nothing(couch: Server, tmp
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("turns", [*range(1, 40, 3), 60, 100])
+async def test_nor_one_that_is_cut_short_while_its_database_is_made(couch: Server, tmp_path: Path, turns: int) -> None:
+    place = Place(server=address(couch), directory=tmp_path)
+    running = asyncio.create_task(measure(trial(workload="sleep", seconds=1000.0), place))
+    for _ in range(turns):  # as far as it gets: also into the request that makes the database
+        await asyncio.sleep(0.0005)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert databases(couch) == []
+    assert left(tmp_path) == []
+
+
 async def test_a_server_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(PoolUnavailableError):
         await measure(trial(), Place(server="http://127.0.0.1:9", directory=tmp_path))
