@@ -2,9 +2,9 @@
 
 No runtime around it: nothing beats, nothing is retried, reclaimed or checked. A batch is claimed, each of its tokens
 handed through a coroutine that does nothing, and committed. The view is fresh at each claim, so a loop sees none of its
-own tokens twice. Processes that share a pool begin at a random key, and drop what another was quicker to lock. Two loops
-drop a few as well: a CouchDB that is being written to may answer, also with `update=true`, from just before the last
-write that it confirmed.
+own tokens twice. Processes that share a pool begin at a random key, and drop what another was quicker to lock. Two
+loops of one process drop a few as well: a CouchDB that is being written to may answer, also with `update=true`, from
+just before the last write that it confirmed.
 
 `raw_couch` is one loop, `raw_couch_two` two of them in one process: while one claims, the other commits.
 """
