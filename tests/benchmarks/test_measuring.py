@@ -12,6 +12,7 @@ from apicas._bench.measure import measure
 from apicas._bench.pools import PREFIX, Place, beside, own_pool
 from apicas._bench.records import Sample, Trial, Workload
 from apicas._bench.work import tokens_of
+from apicas.clients.couch.administration import Administration
 from apicas.exceptions import ApicasError, ConfigError, PoolUnavailableError
 from tests.couchdb import SERVERS, Server, server
 
@@ -104,15 +105,31 @@ async def test_a_measurement_that_is_cut_short_leaves_nothing(couch: Server, tmp
     assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("turns", [*range(1, 40, 3), 60, 100])
-async def test_nor_one_that_is_cut_short_while_its_database_is_made(couch: Server, tmp_path: Path, turns: int) -> None:
-    place = Place(server=address(couch), directory=tmp_path)
-    running = asyncio.create_task(measure(trial(workload="sleep", seconds=1000.0), place))
-    for _ in range(turns):  # as far as it gets: also into the request that makes the database
-        await asyncio.sleep(0.0005)
+async def test_nor_one_that_is_cut_short_while_its_database_is_made(
+    couch: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, under_way, answered = Administration.create, asyncio.Event(), asyncio.Event()
+    requests: list[asyncio.Task[None]] = []
+
+    async def arrive(self: Administration) -> None:
+        await answered.wait()
+        await create(self)
+
+    async def send(self: Administration) -> None:
+        under_way.set()
+        # A request that has left: the server does what it says, whoever still waits for the answer.
+        requests.append(asyncio.create_task(arrive(self)))
+        await asyncio.shield(requests[0])
+
+    monkeypatch.setattr(Administration, "create", send)
+    running = asyncio.create_task(measure(trial(), Place(server=address(couch), directory=tmp_path)))
+    await under_way.wait()
     running.cancel()
+    await asyncio.wait([running], timeout=0.1)
+    answered.set()
     with pytest.raises(asyncio.CancelledError):
         await running
+    await asyncio.wait(requests)
     assert databases(couch) == []
     assert left(tmp_path) == []
 
