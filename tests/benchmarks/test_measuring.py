@@ -108,12 +108,12 @@ async def test_a_measurement_that_is_cut_short_leaves_nothing(couch: Server, tmp
 async def test_nor_one_that_is_cut_short_while_its_database_is_made(
     couch: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, under_way, answered = Administration.create, asyncio.Event(), asyncio.Event()
+    under_way, answered = asyncio.Event(), asyncio.Event()
     requests: list[asyncio.Task[None]] = []
 
     async def arrive(self: Administration) -> None:
         await answered.wait()
-        await create(self)
+        await asyncio.to_thread(couch.request, "PUT", self._name)
 
     async def send(self: Administration) -> None:
         under_way.set()
