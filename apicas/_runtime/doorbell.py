@@ -20,7 +20,7 @@ from typing import Final
 import anyio
 
 from apicas.clients.port import Arrival, Client
-from apicas.exceptions import PoolError, PoolUnavailableError
+from apicas.exceptions import AccessDeniedError, PoolError, PoolUnavailableError
 from apicas.policies import Backoff
 
 log = logging.getLogger("apicas")
@@ -35,6 +35,8 @@ DOUBTFUL: Final = 3
 """Feeds in a row that broke, after which the pilot looks for itself again."""
 AGAIN: Final = Backoff(first=1.0, most=300.0)
 """Before a feed that broke is opened again."""
+REFUSED: Final = 900.0
+"""Seconds after which one that was refused is asked for again: a pool that was too busy to be followed may be quiet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,10 @@ class Doorbell:
         self._task: asyncio.Task[None] | None = None
         self._scope = anyio.CancelScope()
         self._alive = False
-        self._refused = False
+        self._refused_until = 0.0
         self._unheard = 0
         self._came = False
+        self._begun = 0.0
         self._spacing = Spacing.of(client.wake_spacing)
         self.woken = False
         """Whether an arrival has ended the last wait, and nothing was found since."""
@@ -139,7 +142,8 @@ class Doorbell:
         """Have the feed followed, and not closed while somebody waits."""
         self._unheard = 0
         self._scope.deadline = math.inf
-        if self._refused or (self._task is not None and not self._task.done() and not self._scope.cancel_called):
+        follows = self._task is not None and not self._task.done() and not self._scope.cancel_called
+        if follows or anyio.current_time() < self._refused_until:
             return
         if self._task is not None and self._task.done():
             _check(self._task)
@@ -156,26 +160,34 @@ class Doorbell:
             _check(task)
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
-        """Follow the feed, one after another as they break, until the scope is cancelled."""
+        """Follow the feed, one after another as they break, until it is refused or the scope is cancelled."""
         broken = 0
         with scope:
-            while not self._refused:
-                begun = anyio.current_time()
-                try:
-                    await self._follow_one(scope)
-                except PoolUnavailableError as error:
-                    log.debug("arrivals: %s", error)
-                except PoolError as error:
-                    log.debug("arrivals are not told, the pilot looks for itself: %s", error)
-                    self._refused = True
-                finally:
-                    if scope is self._scope:
-                        self._alive = False
-                broken = 1 if anyio.current_time() - begun > STEADY else broken + 1
-                if self._refused or broken >= DOUBTFUL:
+            while await self._was_broken(scope):
+                # A proxy may break each after some seconds.
+                steady = anyio.current_time() - self._begun > STEADY
+                broken = 1 if steady else broken + 1
+                if broken >= DOUBTFUL:
                     self.ring()  # whoever waits meant to be told, and looks for himself now
-                if not self._refused:
-                    await anyio.sleep(AGAIN.delay(broken - 1, self._rng))
+                await anyio.sleep(AGAIN.delay(broken - 1, self._rng))
+            self.ring()
+
+    async def _was_broken(self, scope: anyio.CancelScope) -> bool:
+        """Follow one feed to its end; False where another one would be refused as well."""
+        self._begun = anyio.current_time()
+        try:
+            await self._follow_one(scope)
+        except PoolUnavailableError as error:
+            log.debug("arrivals: %s", error)
+        except PoolError as error:
+            log.debug("arrivals are not told, the pilot looks for itself: %s", error)
+            final = isinstance(error, AccessDeniedError)  # a server may lock out who asks again
+            self._refused_until = math.inf if final else anyio.current_time() + REFUSED
+            return False
+        finally:
+            if scope is self._scope:
+                self._alive = False
+        return True
 
     async def _follow_one(self, scope: anyio.CancelScope) -> None:
         stands = False

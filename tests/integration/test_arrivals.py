@@ -17,6 +17,7 @@ from apicas import iterators
 from apicas._runtime import doorbell
 from apicas.actors import RunActor
 from apicas.clients.couch import CouchClient
+from apicas.clients.couch.pulse import AFFORDABLE, Pulse, may_follow
 from apicas.clients.port import Arrival
 from apicas.exceptions import AccessDeniedError, PoolError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator
@@ -113,6 +114,34 @@ async def test_a_refused_password_is_not_tried_again(script: Script) -> None:
             async for _ in client.arrivals(["todo"]):
                 pass
     assert script.count("POST _changes") <= 2
+
+
+async def test_a_busy_pool_is_not_followed(script: Script) -> None:
+    """Each feed costs the server for each write. It is measured now and then, and also before the next one begins."""
+    places = [answer(200, {"results": [], "last_seq": f"{number}-x"}) for number in (5, 5, 5, 900_000, 1_800_000)]
+    script.on("GET _changes", *places)
+    script.on("POST _changes", feed(b"", b"", b"", b"", then=script.hang))
+    async with make(script) as client:
+        client._pulse.first = client._pulse.interval = 0.0
+        found: list[Arrival] = []
+        for _ in range(2):
+            with pytest.raises(PoolError, match="times a second") as caught:
+                async for arrival in client.arrivals(["todo"]):
+                    found.append(arrival)  # noqa: PERF401 - what came before the end
+            assert not isinstance(caught.value, PoolUnavailableError)
+    assert found == [Arrival.POSSIBLE, Arrival.NONE, Arrival.NONE, Arrival.NONE]
+
+
+def test_the_busier_a_pool_the_fewer_follow_it() -> None:
+    """So many that together they cost the server about the same."""
+    rng = Random(1)
+    for rate, share in ((0.0, 1.0), (AFFORDABLE, 1.0), (2 * AFFORDABLE, 0.5), (20 * AFFORDABLE, 0.05)):
+        assert sum(may_follow(rate, rng) for _ in range(10_000)) / 10_000 == pytest.approx(share, abs=0.02)
+    pulse = Pulse()
+    assert pulse.begin("100-g1", 10.0) == 0.0
+    assert pulse.measure("400-g1", 20.0) == 30.0
+    assert pulse.measure("what is this", 30.0) == 0.0
+    assert pulse.measure("500", 40.0) == 0.0
 
 
 async def test_silence_is_noticed(script: Script) -> None:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from typing_extensions import override
 
-from apicas._runtime.doorbell import KEPT_OPEN, MAX_UNHEARD, Doorbell, Spacing
+from apicas._runtime.doorbell import KEPT_OPEN, MAX_UNHEARD, REFUSED, Doorbell, Spacing
 from apicas.clients.memory import MemoryClient
 from apicas.clients.port import Arrival
 from apicas.exceptions import PoolError, PoolUnavailableError
@@ -134,11 +134,14 @@ class Untold(FaultyClient):
 
 @virtual
 async def test_without_a_feed_a_pilot_looks_for_itself() -> None:
-    """As often as PiCaS does, and it asks for the feed once."""
+    """As often as PiCaS does, and it asks for the feed once in a while."""
     client = Untold(now=unix_time)
     lags = await start_times(client, [100.0, 300.0, 5.0])
     assert max(lags) <= IDLE_POLL * 1.1 + 1
     assert client.requests.count("arrivals") == 1
+    with anyio.move_on_after(REFUSED * 1.5):
+        await acting(idle_pilot(client), Work()).run(workers=1)
+    assert client.requests.count("arrivals") == 3
 
 
 class Late(FaultyClient):

@@ -32,6 +32,7 @@ from apicas.clients.couch.feed import await_arrivals, follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.history import successor
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
+from apicas.clients.couch.pulse import Pulse
 from apicas.clients.couch.reading import READ_AT_ONCE, Reader
 from apicas.clients.couch.transport import Transport
 from apicas.clients.couch.writing import BulkWriter, tombstone
@@ -101,6 +102,7 @@ class CouchClient(PoolClient):
         self._writer = BulkWriter(self._transport, f"{self._path}/_bulk_docs", self._options)
         self._reader = Reader(self._transport, self._path)
         self._split_feed = SplitFeed(self._transport, f"{self._path}/_changes")
+        self._pulse = Pulse()
         self._attachments = Attachments(self._transport, self._path, self._options)
 
     @property
@@ -436,7 +438,7 @@ class CouchClient(PoolClient):
         """
         del views  # a view of the user's own is a function that only the server can run
         path, selects = f"{self._path}/_changes", self._reader.lists_leaves
-        async with aclosing(await_arrivals(self._transport, path, self._options, selects=selects)) as feed:
+        async with aclosing(await_arrivals(self._transport, path, self._options, self._pulse, selects=selects)) as feed:
             async for arrival in feed:
                 yield arrival
 

@@ -8,11 +8,13 @@ from typing import Final
 from urllib.parse import urlencode
 
 import aiohttp
+import anyio
 
 from apicas._documents import decode, encode
 from apicas.clients.couch.answers import change_of
 from apicas.clients.couch.failures import AnswerLostError
 from apicas.clients.couch.options import CouchOptions
+from apicas.clients.couch.pulse import Pulse, may_follow
 from apicas.clients.couch.transport import Transport
 from apicas.clients.port import Arrival, StoredChange
 from apicas.exceptions import InvalidTokenError, PoolError, PoolUnavailableError
@@ -78,7 +80,7 @@ async def _connection(
 
 
 async def await_arrivals(
-    transport: Transport, path: str, options: CouchOptions, *, selects: bool
+    transport: Transport, path: str, options: CouchOptions, pulse: Pulse, *, selects: bool
 ) -> AsyncGenerator[Arrival, None]:
     """Tell when a token may have come into todo, over one connection.
 
@@ -89,16 +91,18 @@ async def await_arrivals(
         transport: to the server.
         path: of the database's `_changes`.
         options: for the heartbeat.
+        pulse: how often the database is written to.
         selects: whether the server can leave out what is not in todo; else each document comes here.
 
     Raises:
         PoolUnavailableError: the connection broke, or was silent.
-        PoolError: the server, or a proxy before it, has no such feed for us.
+        PoolError: the server, or a proxy before it, has no such feed for us; or it is too busy for one.
     """
     if options.connections < 2:
         raise PoolError(f"{transport.address}: a feed takes a connection for itself, and connections is 1")
     query: dict[str, object] = {"feed": "continuous", "heartbeat": round(options.heartbeat * 1000)}
-    query["since"] = await _now(transport, path)
+    query["since"] = since = await _now(transport, path)
+    _check_pulse(transport, pulse.begin(since, anyio.current_time()), options)
     yield Arrival.POSSIBLE
     body = encode({"selector": _TODO}) if selects else None
     query |= {"filter": "_selector"} if selects else {"include_docs": "true"}
@@ -109,9 +113,17 @@ async def await_arrivals(
             async for line in lines:
                 if not line.strip():
                     yield Arrival.NONE
+                    if pulse.is_due(anyio.current_time()):
+                        seq = await _now(transport, path)
+                        _check_pulse(transport, pulse.measure(seq, anyio.current_time()), options)
                 elif selects or _is_todo(line):
                     yield Arrival.POSSIBLE
     raise AnswerLostError(f"{transport.address}: the feed of arrivals ended")
+
+
+def _check_pulse(transport: Transport, rate: float, options: CouchOptions) -> None:
+    if not may_follow(rate, options.rng):
+        raise PoolError(f"{transport.address}: it is written to {rate:.0f} times a second, too often to follow")
 
 
 def _check_feed(transport: Transport, status: int) -> None:
