@@ -145,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--only", type=int, choices=sorted(LIMITS), action="append", help="milliseconds of a command")
     options.add_argument("--workers", type=int, action="append", help="default: the cores, and twice as many")
-    options.add_argument("--repeats", type=int, default=2 if is_quick() else 5)
-    options.add_argument("--seconds", type=float, default=0.2 if is_quick() else SECONDS, help="of each, about")
+    options.add_argument("--repeats", type=int, default=1 if is_quick() else 5)
+    options.add_argument("--seconds", type=float, default=0.1 if is_quick() else SECONDS, help="of each, about")
     chosen = options.parse_args(arguments)
     if chosen.measure:
         print(json.dumps(asdict(measure(**json.loads(chosen.measure)))))
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts = [
         compare(milliseconds, workers, chosen.repeats, chosen.seconds)
         for milliseconds in chosen.only or sorted(LIMITS)
-        for workers in chosen.workers or (cores(), 2 * cores())
+        for workers in chosen.workers or ([cores()] if is_quick() else [cores(), 2 * cores()])
     ]
     return show(verdicts, as_json=chosen.json)
 
