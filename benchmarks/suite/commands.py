@@ -264,7 +264,7 @@ def _targets(chosen: argparse.Namespace) -> int:
     for name in chosen.only:
         _say(f"{name}: {_set_names()[name]}")
         if name in SETS:
-            sitting.judge_set(SETS[name], sizes)
+            sitting.judge_set(name, SETS[name], sizes)
         else:
             sitting.judge_module(MODULES[name])
     sitting.finish()

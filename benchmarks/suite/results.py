@@ -62,6 +62,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     case: Case
     repeat: int
     """From 0. Measurements of one repeat were made one after the other: ratios are taken between these."""
+    group: str = ""
+    """What was measured together: a set of targets. A case may be in several."""
     sample: Sample | None = None
     left_out: str = ""
     """Why it cannot be measured here."""
@@ -91,7 +93,7 @@ class Result(msgspec.Struct, kw_only=True):
         return list(dict.fromkeys(one.case for one in self.measurements))
 
     def samples(self, case: Case) -> list[Sample | None]:
-        """What came of a case, by repeat; None for a repeat that has none."""
+        """What came of a case, by round; None for one in which it was not measured, or failed."""
         return samples(self.measurements, case)
 
     def reasons(self) -> Iterator[tuple[Case, str]]:
@@ -103,9 +105,10 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def samples(measurements: Sequence[Measurement], case: Case) -> list[Sample | None]:
-    """What came of a case, by repeat."""
-    found = {one.repeat: one.sample for one in measurements if one.case == case}
-    return [found.get(repeat) for repeat in range(max(found, default=-1) + 1)]
+    """What came of a case, by round: at the same place as what was measured beside it."""
+    rounds = dict.fromkeys((one.group, one.repeat) for one in measurements)
+    found = {(one.group, one.repeat): one.sample for one in measurements if one.case == case}
+    return [found.get(each) for each in rounds]
 
 
 def load(path: Path) -> Result:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from apicas.exceptions import ApicasError
 from benchmarks.suite.machine import commit, machine, pragmas, server_version, versions
 from benchmarks.suite.plans import Sizes
@@ -35,18 +37,19 @@ class Sitting:
     places: Places
     say: Say
 
-    def measure(self, cases: Sequence[Case], repeats: int) -> list[Measurement]:
+    def measure(self, cases: Sequence[Case], repeats: int, group: str = "") -> list[Measurement]:
         """Measure cases, interleaved."""
         found = []
-        for one in run_all(cases, repeats, self.places, self.say):
+        for each in run_all(cases, repeats, self.places, self.say):
+            one = msgspec.structs.replace(each, group=group)
             found.append(one)
             self.result.measurements.append(one)
             save(self.result, self.path)
         return found
 
-    def judge_set(self, one: Set, sizes: Sizes) -> None:
+    def judge_set(self, name: str, one: Set, sizes: Sizes) -> None:
         """Measure a set, and say whether its targets are met."""
-        self._note(one.judge(self.measure(one.cases(sizes), sizes.repeats), sizes))
+        self._note(one.judge(self.measure(one.cases(sizes), sizes.repeats, name), sizes))
 
     def judge_module(self, one: Module) -> None:
         """Let a module measure for itself."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
+from apicas._bench.figures import median_of, per_token
 from apicas._bench.statistics import paired_ratios, summarize
 from benchmarks.measuring import Sample
 from benchmarks.suite.plans import QUEUES, Sizes, case_of, queue_store
@@ -51,18 +53,26 @@ def _at_least(
     """That the first of two cases is so many times as fast as the second."""
     ours, theirs = (_rates(measurements, case) for case in cases)
     summary = summarize(paired_ratios(ours, theirs))
-    figures: dict[str, Any] = {
-        f"{case.contender}, {case.pilots} pilot{'s' if case.pilots > 1 else ''}, tokens/s": _rounded(_median(rates))
-        for case, rates in zip(cases, (ours, theirs), strict=True)
-    }
+    figures: dict[str, Any] = {}
+    for case, rates in zip(cases, (ours, theirs), strict=True):
+        who = f"{case.contender}, {case.pilots} pilot{'s' if case.pilots > 1 else ''}"
+        figures[f"{who}, tokens/s"] = _rounded(_median(rates))
+        # Of which others on the machine take less away.
+        figures[f"{who}, CPU s/1,000"] = _rounded(_processor_time(measurements, case), 4)
     if summary is None:
         return Verdict(name=name, figures=figures, target=target, note="one of the two was not measured")
     figures["ratios"] = [round(summary.low, 3), round(summary.high, 3)]
     return Verdict(name=name, figures=figures, target=target, ratio=summary.median, met=summary.median >= bound)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _processor_time(measurements: Sequence[Measurement], case: Case) -> float | None:
+    """Seconds for 1,000 tokens, of the pilots."""
+    each = median_of(_all(measurements, case), partial(per_token, name="cpu_seconds"))
+    return None if each is None else each * 1000
 
 
 def _all(measurements: Sequence[Measurement], case: Case) -> list[Sample]:

@@ -18,7 +18,7 @@ from benchmarks.suite import machine as machines
 from benchmarks.suite.comparing import compare
 from benchmarks.suite.plans import FULL, QUICK, Sweep, stores_of
 from benchmarks.suite.results import Case, Measurement, Result, load, save
-from benchmarks.suite.tables import markdown, verdict_table
+from benchmarks.suite.tables import markdown, ratio_to, verdict_table
 from benchmarks.suite.targets import MODULES, SETS
 from benchmarks.suite.verdicts import Verdict, parse
 
@@ -130,6 +130,16 @@ def test_this_machine_is_described_without_its_name(tmp_path: Path) -> None:
     text = msgspec.json.encode([machines.machine(tmp_path), machines.versions()]).decode()
     assert os.uname().nodename not in text
     assert "SQLite" in text
+
+
+def test_a_case_of_two_sets_is_compared_with_what_was_measured_beside_it() -> None:
+    first = measured(OURS, 100.0) + measured(RAW, 200.0)
+    second = [msgspec.structs.replace(one, group="later") for one in measured(OURS, 1000.0)]
+    both = result(*first, *second)
+    assert [one.rate if one else None for one in both.samples(OURS)] == [100.0, 1000.0]
+    ratio = ratio_to(both, OURS, RAW)
+    assert ratio is not None
+    assert (ratio.number, ratio.median) == (1, 0.5)
 
 
 # Tables. ------------------------------------------------------------------------------------------------------------
