@@ -75,15 +75,17 @@ class _Inherited:
     In bytes, as the system has it: to decode and encode it again for every command would cost a tenth of the command.
     """
 
+    # The dictionary behind it, where there is one: a copy of the mapping takes a call for each variable.
+    _live: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
+
     def __init__(self) -> None:
         self._seen: dict[bytes, bytes] = {}
         self._kept: dict[bytes, bytes] = {}
 
     def now(self) -> Mapping[bytes, bytes]:
-        seen = dict(os.environb)
-        if seen != self._seen:
-            self._seen = seen
-            self._kept = {name: value for name, value in seen.items() if not _is_ours(name)}
+        if self._live != self._seen:
+            self._seen = dict(self._live)
+            self._kept = {name: value for name, value in self._seen.items() if not _is_ours(name)}
         return self._kept
 
 
