@@ -22,6 +22,8 @@ _COARSE: Final = 100_000_000
 """Nanoseconds for which a time stamp may stay the same though somebody writes again: kernels count in milliseconds."""
 _ANYWAY: Final = 50
 """Glances after which the counter is read whatever the file looks like."""
+_WITHOUT_A_LOG: Final = 5
+"""The same where there is no file."""
 
 
 class Glance:
@@ -46,12 +48,13 @@ class Glance:
         """
         try:
             status = os.stat(self._path)  # noqa: PTH116 - a Path for each of fifty a second
-        except OSError:
-            return True
-        before, self._before = self._before, (status.st_mtime_ns, status.st_size, commits)
+            written, size, anyway = status.st_mtime_ns, status.st_size, _ANYWAY
+        except OSError:  # a file that one process has for itself may have no log
+            written, size, anyway = 0, 0, _WITHOUT_A_LOG
+        before, self._before = self._before, (written, size, commits)
         self._unchanged += 1
-        fresh = time.time_ns() - status.st_mtime_ns < _COARSE
-        if before == self._before and not fresh and self._unchanged < _ANYWAY:
+        fresh = time.time_ns() - written < _COARSE
+        if before == self._before and not fresh and self._unchanged < anyway:
             return False
         self._unchanged = 0
         return True
