@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -97,7 +98,7 @@ def run_one(case: Case, repeat: int, places: Places) -> Measurement:
     """Run one case once."""
     if reason := places.why_not(case.store):
         return Measurement(case=case, repeat=repeat, left_out=reason)
-    with tempfile.TemporaryDirectory(prefix="apicas-bench-", dir=places.directory) as directory:
+    with _new_directory(places.directory) as directory:
         trial = case.trial(places.address(case.store), Path(directory))
         command = ["-m", "benchmarks.contenders", case.contender]
         code, output, errors = _run(command, msgspec.json.encode(trial), os.environ, places.limit)
@@ -137,7 +138,24 @@ def _run(
     command: Sequence[str], given: bytes, environment: Mapping[str, str], limit: float
 ) -> tuple[int, bytes, bytes]:
     """Run a module of ours; answers with its exit code and what it wrote."""
-    process = subprocess.Popen(
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with _uninterrupted():
+            process = _start(command, environment)
+        output, errors = process.communicate(given, timeout=limit)
+    except subprocess.TimeoutExpired:
+        assert process is not None
+        _, errors = _end(process)
+        return 1, b"", errors + f"\nit took longer than {limit:g} s".encode()
+    except BaseException:
+        if process is not None:
+            _end(process)
+        raise
+    return process.returncode, output, errors
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -147,15 +165,26 @@ def _run(
         # Ctrl-C is for us; what runs is told by us, once.
         start_new_session=True,
     )
+
+
+def _new_directory(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    with _uninterrupted():
+        return tempfile.TemporaryDirectory(prefix="apicas-bench-", dir=parent)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C come after what is inside: else a directory or a process that was just made would be left behind."""
+    received: list[int] = []
+    numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
     try:
-        output, errors = process.communicate(given, timeout=limit)
-    except subprocess.TimeoutExpired:
-        _, errors = _end(process)
-        return 1, b"", errors + f"\nit took longer than {limit:g} s".encode()
-    except BaseException:
-        _end(process)
-        raise
-    return process.returncode, output, errors
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:

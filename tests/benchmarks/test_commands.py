@@ -12,6 +12,7 @@ import pytest
 from benchmarks import claiming
 from benchmarks.contenders.environments import ROOT
 from benchmarks.contenders.listing import CONTENDERS
+from benchmarks.suite import running
 from benchmarks.suite.commands import main
 from benchmarks.suite.results import Case, load
 from benchmarks.suite.running import Places, run_all, run_module, run_one
@@ -110,6 +111,24 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_else(tmp_path: Path) -> No
     assert (len(stored.measurements), stored.is_complete) == (1, False)
     assert "cut short" in markdown(stored)
     assert list(files.iterdir()) == []
+
+
+def test_a_ctrl_c_while_a_process_is_being_started_comes_after_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        started.append(actual(command, environment))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    actual = running._start
+    monkeypatch.setattr(running, "_start", start)
+    with pytest.raises(KeyboardInterrupt):
+        run_one(Case(contender="apicas", store="file", tokens=5), 0, Places(directory=tmp_path))
+    assert started[0].returncode is not None
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
