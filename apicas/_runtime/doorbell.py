@@ -123,17 +123,16 @@ class Doorbell:
             self._spacing = self._spacing.after(found=False)
         self.woken = False
         self._listen()
-        rung = False
         try:
             with anyio.move_on_after(seconds):
                 await self._rung.wait()
-                rung = True
         finally:
             self._scope.deadline = anyio.current_time() + KEPT_OPEN
         if self._came:
             self.woken = True
             await anyio.sleep(self.spread())
-        # What comes from here on rings again: the look is yet to be.
+        # Asked here: it may have rung in the moment in which the time was over. What comes from here on rings again.
+        rung = self._rung.is_set()
         self._came = False
         self._rung.clear()
         return rung

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from random import Random
@@ -17,7 +18,7 @@ from apicas.clients.port import Arrival
 from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.iterators import IDLE_POLL, SAFETY_LOOK, BasicViewIterator, EndlessViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.testing import FaultyClient, unix_time, virtual_environment
+from apicas.testing import FaultyClient, run_virtual, unix_time, virtual_environment
 from apicas.tokens import Token
 from tests.runtime.acting import acting
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -297,6 +298,28 @@ async def test_a_busy_pilot_closes_the_feed() -> None:
     await bell.aclose()
     await bell.aclose()
     assert not listeners
+
+
+@pytest.mark.parametrize("first", ["the ring", "the end of the time"])
+def test_a_ring_at_the_last_moment_is_heard(first: str) -> None:
+    """Both come due at once, in either order: whoever waits is told now, or by the next wait."""
+
+    async def main() -> None:
+        client = make_pool()
+        bell = Doorbell(client, ["Monitor/todo"], Random(0))
+        assert await bell.wait(1)
+        at = anyio.current_time() + 5.0
+        loop = asyncio.get_running_loop()
+        if first == "the ring":
+            loop.call_at(at, bell.ring)
+        else:
+            loop.call_at(at, lambda: loop.call_soon(bell.ring))
+        heard = await bell.wait(5.0)
+        again = await bell.wait(50.0) if not heard else False
+        assert heard or again
+        await bell.aclose()
+
+    run_virtual(main)
 
 
 class Broken(FaultyClient):
