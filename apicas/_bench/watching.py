@@ -37,7 +37,6 @@ class Watch:
     def __init__(self, keeper: Keeper, traffic: Traffic, tokens: int) -> None:
         self.latencies = Latencies()
         self.lost_races = 0
-        self.done = 0
         self.last = 0.0
         """Monotonic seconds: when the last outcome so far was confirmed."""
         self.traffic = counted(traffic)
@@ -80,7 +79,8 @@ class Watch:
         settlement.settled = settled
 
     def _note_ending(self, ending: Ending) -> None:
-        if ending is Ending.DONE:
-            self.done += 1
-            self.last = time.monotonic()
+        if ending is not Ending.DONE:
+            return
+        self.last = time.monotonic()
+        if self._traffic.requests != self.traffic[0]:
             self.traffic = counted(self._traffic)

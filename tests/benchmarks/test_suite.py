@@ -17,6 +17,7 @@ from benchmarks.measuring import Sample, Spread
 from benchmarks.suite import machine as machines
 from benchmarks.suite.comparing import compare
 from benchmarks.suite.plans import FULL, QUICK, Sweep, stores_of
+from benchmarks.suite.plots import draw_all, spread_out
 from benchmarks.suite.results import Case, Measurement, Result, load, save
 from benchmarks.suite.tables import markdown, ratio_to, verdict_table
 from benchmarks.suite.targets import MODULES, SETS
@@ -191,8 +192,6 @@ def test_a_verdict_says_what_was_measured() -> None:
 
 def test_plots_are_drawn_for_what_was_swept(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    from benchmarks.suite.plots import draw_all
-
     drawn = {path.name: path.read_text() for path in draw_all(STORED, tmp_path)}
     assert sorted(drawn) == [
         "stored-contenders-noop-1-x-64.svg", "stored-latency.svg", "stored-pilots.svg", "stored-workers.svg",
@@ -204,17 +203,12 @@ def test_plots_are_drawn_for_what_was_swept(tmp_path: Path) -> None:
 
 def test_the_same_result_gives_the_same_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    from benchmarks.suite.plots import draw_all
-
     first, second = draw_all(STORED, tmp_path / "1"), draw_all(STORED, tmp_path / "2")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1), max_size=12))
 def test_labels_keep_apart_and_in_order(places: list[float]) -> None:
-    pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    from benchmarks.suite.plots import spread_out
-
     moved = spread_out(places, 0.1)
     order = sorted(range(len(places)), key=lambda index: places[index])
     assert all(moved[after] - moved[before] >= 0.1 - 1e-9 for before, after in pairwise(order))
