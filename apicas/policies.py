@@ -38,11 +38,13 @@ BEATS_PER_LEASE: Final = 4
 """Three beats may fail before a lease is in danger."""
 MAX_CLAIM: Final = 1000
 """Tokens in one claim: a bulk of 1000 documents is where CouchDB's throughput levels off."""
-MAX_AHEAD: Final = 2 * MAX_CLAIM
-"""Tokens that wait, claimed: one claim's are worked while the next is under way."""
+CLAIM_PORTION: Final = 500
+"""Tokens that a pilot claims at a time. Two claims may be under way; smaller ones stay in a processor's cache."""
+MAX_AHEAD: Final = 2 * CLAIM_PORTION
+"""Tokens that wait, claimed: one claim's are worked while the next is under way. Each takes some 8 KB."""
 MAX_WINDOW: Final = 2000
 """Rows of one look at a view."""
-CLAIM_AHEAD_SECONDS: Final = 0.5
+CLAIM_AHEAD_SECONDS: Final = 1.0
 """Work that may wait, claimed, in a pilot: it hides the round trips to the store. More would keep it from others."""
 SLOW_AHEAD_SECONDS: Final = 5.0
 """The same for tokens of seconds and more, of which half a second's work is hardly one: see claim_ahead."""

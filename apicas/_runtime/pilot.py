@@ -27,7 +27,7 @@ from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, de
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.stock import Stock
 from apicas.exceptions import ConfigError, Release, Retry
-from apicas.policies import CALM_TIME, Backoff, claim_ahead
+from apicas.policies import CALM_TIME, CLAIM_PORTION, Backoff, claim_ahead
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -423,14 +423,16 @@ class Pilot:
         if self._executor.wants_no_more or self._keeper.loop_lags:
             self._low = math.inf
             return 0
-        buffered = self._unstarted
+        buffered = self._unstarted + self._asked
         ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
         self._low = (self._workers + ahead) * 3 / 4
         wanted = self._idle + ahead - buffered
         if self._options.max_tokens is not None:
             wanted = min(wanted, self._options.max_tokens - self._started - buffered)
         # Not one by one as workers come free while there is a stock: in batches worth a request.
-        return wanted if buffered < self._idle or wanted * 4 >= self._workers + ahead else 0
+        if buffered >= self._idle and wanted * 4 < self._workers + ahead:
+            return 0
+        return min(wanted, CLAIM_PORTION)
 
     def _measure_rate(self) -> None:
         now = self._keeper.environment.monotonic()
