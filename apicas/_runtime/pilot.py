@@ -27,7 +27,7 @@ from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, de
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.stock import Stock
 from apicas.exceptions import ConfigError, Release, Retry
-from apicas.policies import CALM_TIME, CLAIM_PORTION, Backoff, claim_ahead
+from apicas.policies import CALM_TIME, CLAIM_PORTION, claim_ahead
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -68,6 +68,10 @@ class TokenSource(Protocol):
 
     async def more(self) -> bool:
         """Wait until there may be something to claim again; False at the end."""
+        ...
+
+    async def wait_for_work(self, longest: float) -> bool:
+        """Wait until it is time to claim again, at most so many seconds, and not beyond `stop`."""
         ...
 
     def stop(self) -> None:
@@ -379,17 +383,14 @@ class Pilot:
             await self._feed_until_empty()
 
     async def _feed_until_empty(self) -> None:
-        pauses = Backoff(first=0.05, most=5.0)
-        empty = 0
         while not self._reason:
             wanted = self._wanted()
             if wanted <= 0:
                 await self._wait_for_change()
             elif await self._claim(wanted):
-                empty = 0
+                pass
             elif self._holds_work:  # what is being worked may yet come back to todo
-                await self._wait_for_return(pauses.delay(empty, self._keeper.environment.rng))
-                empty += 1
+                await self._wait_for_return()
             elif not await self._iterator.more():
                 self.stop("the iterator was stopped" if self._iterator.stopped else "no more tokens")
 
@@ -410,6 +411,7 @@ class Pilot:
             tokens = await self._iterator.claim(wanted)
         finally:
             self._asked -= wanted
+            self._came_back.set()  # for whoever waits because of this claim
         self._is_plenty = len(tokens) == wanted
         self._take(tokens)
         return len(tokens)
@@ -458,11 +460,17 @@ class Pilot:
             await self._changed.wait()
         self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
 
-    async def _wait_for_return(self, seconds: float) -> None:
-        """Wait, though not beyond the moment at which a token of ours is back in todo, or nothing is held any more."""
+    async def _wait_for_return(self) -> None:
+        """Wait for more work, or until a token of ours is back in todo, or nothing is held any more."""
         self._came_back = anyio.Event()
-        with anyio.move_on_after(seconds):
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._wait_for_work)
             await self._came_back.wait()
+            group.cancel_scope.cancel()
+
+    async def _wait_for_work(self) -> None:
+        await self._iterator.wait_for_work(math.inf)
+        self._came_back.set()
 
     def _hand_back_unstarted(self, before: float) -> None:
         """Hand back buffered tokens that were claimed before a monotonic time: somebody else may be idle."""
