@@ -244,7 +244,7 @@ def _overwritten_edits() -> Patches:
 MUTANTS = [
     Mutant("outbox replayed without a fence", ("done stays", "fence"), _replay_without_fence, 18),
     Mutant("generation that nobody counts", ("one commit",), _uncounted_generations, 0),
-    Mutant("outcome over a person's edit", ("nothing lost",), _overwritten_edits, 227),
+    Mutant("outcome over a person's edit", ("nothing lost",), _overwritten_edits, 754),
     Mutant("no claimable check", ("fence", "done stays"), _without_claimable_check, 2),
     Mutant("no fence on commit", ("fence", "one commit", "done stays"), _without_fence, 19),
     Mutant("heartbeat that ignores conflicts", ("stands down", "one live owner"), _deaf_heartbeat, 24),
