@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -34,6 +35,12 @@ from apicas.tokens import claim_of
 log = logging.getLogger("apicas.committer")
 
 MAX_BATCH = 1000
+GATHER_TIME: Final = 0.005
+"""Seconds that outcomes wait for others, so that a bulk is worth a request."""
+GATHER_WITHIN: Final = 0.05
+"""Seconds after a write in which the next one waits for others."""
+GATHER_MOST: Final = 64
+"""Outcomes that are worth a request."""
 
 
 class Ending(Enum):
@@ -143,6 +150,8 @@ class Committer:
         self._first_one_at_a_time = anyio.Lock(fast_acquire=True)
         self._arrived = asyncio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
+        self._wrote = -math.inf
+        """Monotonic seconds: when the last outcomes were written."""
         self._away = False
         """Whether the last attempt to write failed."""
         self.unwritten = 0
@@ -201,7 +210,15 @@ class Committer:
             while True:
                 await self._arrived.wait()
                 self._arrived = asyncio.Event()
+                if self._should_gather():
+                    await anyio.sleep(GATHER_TIME)
                 await self._write_all()
+                self._wrote = self._environment.monotonic()
+
+    def _should_gather(self) -> bool:
+        """Whether more outcomes will come at once: short work ends one by one. An idle pilot does not wait."""
+        few = len(self._pending) < GATHER_MOST
+        return few and self._environment.monotonic() - self._wrote < GATHER_WITHIN
 
     async def _run_keeping(self) -> None:
         """Keep what is to be kept before it is written, and what could not be written. An fsync may take long."""

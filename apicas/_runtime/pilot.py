@@ -34,6 +34,8 @@ log = logging.getLogger("apicas")
 
 UNSTARTED_LIMIT = 30.0
 """Seconds after which a token that was claimed ahead, and has not started, is handed back."""
+RATE_TIME = 0.1
+"""Seconds over which the rate is measured at least: within a millisecond all that one claim has brought may end."""
 PROGRESS_INTERVAL = 0.25
 """Seconds between two calls of on_progress."""
 
@@ -439,7 +441,7 @@ class Pilot:
     def _measure_rate(self) -> None:
         now = self._keeper.environment.monotonic()
         since, ended = self._rate_of
-        if self._ended - ended >= self._workers and now > since:
+        if self._ended - ended >= self._workers and now - since >= RATE_TIME:
             latest = (self._ended - ended) / (now - since)
             self._rate = latest if not self._rate else (self._rate + latest) / 2
             self._rate_of = (now, self._ended)
