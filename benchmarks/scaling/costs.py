@@ -57,11 +57,11 @@ class Server:
         nodes: with a copy of every shard on each, which is what three nodes have (n=3); more are not modelled.
         q: shards of the database.
         speed: of a core, in cores of the measurements.
-        connections: that the server takes at once; beyond it they wait. CouchDB's own limit is 2,048.
+        connections: that the server takes at once; beyond it they wait. CouchDB 3.5 has this limit; older ones 2,048.
     """
 
     cores: int = 16
     nodes: int = 1
     q: int = 2
     speed: float = 1.0
-    connections: int = 2048
+    connections: int = 65_536

@@ -13,8 +13,8 @@ from math import inf
 from random import Random
 from typing import Literal, TypeAlias
 
-from apicas._runtime.committer import MAX_BATCH
-from apicas._runtime.pilot import UNSTARTED_LIMIT
+from apicas._runtime.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
+from apicas._runtime.pilot import RATE_TIME, UNSTARTED_LIMIT
 from apicas.clients.couch.pulse import may_follow
 from apicas.iterators import IDLE_POLL
 from apicas.policies import (
@@ -35,8 +35,6 @@ from benchmarks.scaling.server import Cores, CouchModel
 Duration: TypeAlias = Callable[[Random], float]
 Request: TypeAlias = Callable[[Callback], object]
 
-RATE_TIME = 0.5
-"""Seconds that a measurement of a steady rate takes at least."""
 PAGE = 500
 """Locked tokens in one request of a sweep."""
 
@@ -49,7 +47,7 @@ class Rules:
         view: where claims look: at the `head` of Monitor/todo, which is what a pool without our own views has, or
             `spread` over the keys of the view of our own.
         ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claim_ahead.
-        steady_rate: whether a pilot measures its rate over half a second at least; else over what one claim brought.
+        rate_time: seconds over which a pilot measures its rate at least.
         commit_pause: seconds for which outcomes gather before they are written.
         beat_jitter: whether looks for old locks are spread by a tenth.
         sweep: looks at `all` locked tokens of a pool, at those whose lock is `due`, or `none`.
@@ -60,7 +58,7 @@ class Rules:
 
     view: Literal["head", "spread"] = "spread"
     ahead_seconds: float | None = None
-    steady_rate: bool = False
+    rate_time: float = RATE_TIME
     commit_pause: float = 0.0
     beat_jitter: bool = False
     sweep: Literal["all", "due", "none"] = "all"
@@ -202,8 +200,7 @@ class Pilot:
     def _measure_rate(self) -> None:
         now = self._engine.now
         since, ended = self._rate_of
-        least = RATE_TIME if self._at.rules.steady_rate and self._rate else 0.0
-        if self._ended - ended >= self._at.workers and now > since + least:
+        if self._ended - ended >= self._at.workers and now > since + self._at.rules.rate_time:
             latest = (self._ended - ended) / (now - since)
             self._rate = latest if not self._rate else (self._rate + latest) / 2
             self._rate_of = (now, self._ended)
@@ -367,15 +364,19 @@ class Pilot:
 
     def _commit(self) -> Process:
         server, tokens, tally = self._at.server, self._at.tokens, self._at.tally
+        wrote = -inf
         while True:
             if not self._outcomes:
                 yield self._arrived.wait()
                 if self._at.rules.commit_pause:
                     yield self._at.rules.commit_pause
+            if len(self._outcomes) < GATHER_MOST and self._engine.now - wrote < GATHER_WITHIN:
+                yield GATHER_TIME
             batch, self._outcomes = self._outcomes[:MAX_BATCH], self._outcomes[MAX_BATCH:]
             if not batch:
                 continue
             number = len(batch)
+            wrote = self._engine.now
             yield from self._ask(
                 lambda done, number=number: server.write(number, lambda: tokens.finish(number), done, kind="commit")  # type: ignore[misc]
             )

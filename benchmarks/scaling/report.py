@@ -81,16 +81,15 @@ def rules_cases(pilots: int, seed: int) -> Iterator[Case]:
     yield replace(base, name="with sweeps of all locks", rules=Rules(), warm=60.0, span=20.0)
     yield replace(base, name="with sweeps of overdue locks", rules=Rules(sweep="due"), warm=60.0, span=20.0)
     quick = replace(base, seconds=0.0, warm=60.0, span=240.0)
-    yield replace(quick, name="rates measured over a claim's worth")
-    yield replace(quick, name="rates measured over half a second", rules=replace(NO_SWEEP, steady_rate=True))
+    yield replace(quick, name="rates measured over what a claim brought", rules=replace(NO_SWEEP, rate_time=0.0))
+    yield replace(quick, name="rates measured over a tenth of a second")
     yield replace(slow, name="tokens of 1 h, lease 900 s")
     yield replace(slow, name="tokens of 1 h, lease 60 s", lease=60.0, warm=30.0, span=30.0)
 
 
 def server_cases(pilots: int, seed: int) -> Iterator[Case]:
     """No-ops, to see where each server ends; the last but one has its writers and indexers in more shards."""
-    rules = replace(NO_SWEEP, steady_rate=True)  # else rounds are so long that their mean says little
-    base = Case(name="", pilots=pilots, seconds=0.0, rules=rules, warm=60.0, span=120.0, seed=seed)
+    base = Case(name="", pilots=pilots, seconds=0.0, rules=NO_SWEEP, warm=60.0, span=120.0, seed=seed)
     for name, server in (
         ("4 cores, q=2", Server(cores=4)),
         ("16 cores, q=2", Server(cores=16)),
