@@ -33,7 +33,7 @@ from apicas._runtime.reaper import Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
-from apicas.policies import Backoff, jittered
+from apicas.policies import Backoff, jittered, linger_pause
 from apicas.tokens import Token
 from apicas.views import full_name
 
@@ -292,17 +292,18 @@ class _OwnViewIterator(ViewIterator):
         while (sweep := await self._sweep()) is None or sweep.reclaimed or sweep.unaccounted:
             # A token of another pilot may yet come back: none has been seen that keeps it alive.
             self._seen_quiet = False
-            if (sweep is not None and sweep.reclaimed) or await self._linger_on() or self._stopped:
+            looked = 0 if sweep is None else sweep.looked
+            if (sweep is not None and sweep.reclaimed) or await self._linger_on(looked) or self._stopped:
                 return not self._stopped
         # A token may have come back between the look at the view and this one at the locks, also by our own reaper.
         # So the end needs an empty view after nobody was seen to hold anything.
         seen_before, self._seen_quiet = self._seen_quiet, not self._seen_quiet
         return not seen_before and not self._stopped
 
-    async def _linger_on(self) -> bool:
+    async def _linger_on(self, looked: int) -> bool:
         """Wait until it is time to look at the locks again; answers whether it is time to look at the views too."""
         rng = self.keeper.environment.rng
-        pause = min(self._backoff.delay(self._idle, rng), jittered(self.keeper.times.sweep, rng))
+        pause = linger_pause(self._backoff.delay(self._idle, rng), looked, jittered(self.keeper.times.sweep, rng))
         return await self.wait_for_work(pause) or not self._bell.works
 
     async def _sweep(self) -> Sweep | None:

@@ -169,6 +169,23 @@ def claim_ahead(rate: float, workers: int, asked: int | None) -> int:
     return ahead if asked is None else min(ahead, asked)
 
 
+LOOKING_SHARE: Final = 0.01
+"""Seconds to wait before the next look at the locks of others, for each that the last look has shown."""
+
+
+def linger_pause(backoff: float, looked: int, sweep: float) -> float:
+    """Seconds until one that lingers looks at the locks of others again.
+
+    A hundred pilots that linger beside ten thousand locks would otherwise keep a server busy with nothing else.
+
+    Args:
+        backoff: seconds that it would wait beside few locks.
+        looked: locks that the last look has shown.
+        sweep: seconds between two sweeps: more are never waited.
+    """
+    return min(max(backoff, LOOKING_SHARE * looked), sweep)
+
+
 def tries_again(scrub_count: int, max_scrub: int) -> bool:
     """Whether a failed token is sent back to todo: as long as that happened fewer than `max_scrub` times."""
     return scrub_count < max_scrub

@@ -51,6 +51,8 @@ class Sweep:
     reclaimed: int = 0
     unaccounted: set[str] = field(default_factory=set)
     """Tokens that other apicas pilots hold, none of which has been seen to beat since this pilot first looked."""
+    looked: int = 0
+    """Locks of others that were looked at."""
 
 
 class Reaper:
@@ -113,6 +115,7 @@ class Reaper:
             self._watches.clear()
             raise
         self._watches = watches
+        sweep.looked = len(watches)
         return sweep
 
     async def _locked(self) -> AsyncIterator[list[Document]]:

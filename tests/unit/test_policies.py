@@ -32,6 +32,7 @@ from apicas.policies import (
     is_stale,
     jittered,
     lease_of,
+    linger_pause,
     look_again,
     may_claim,
     merge,
@@ -221,6 +222,14 @@ def test_claiming_ahead_is_bounded(rate: float, workers: int, asked: int | None)
     ahead = claim_ahead(rate, workers, asked)
     assert 0 <= ahead <= (MAX_AHEAD if asked is None else asked)
     assert ahead <= 5 * rate  # never more than five seconds' work
+
+
+@given(st.floats(0, 100), st.integers(0, 100_000), st.floats(2.5, 1e5))
+def test_who_lingers_looks_less_often_at_many_locks(backoff: float, looked: int, sweep: float) -> None:
+    """But never less often than everybody sweeps, so a dead pilot's token waits no longer."""
+    pause = linger_pause(backoff, looked, sweep)
+    assert min(backoff, sweep) <= pause <= sweep
+    assert pause >= min(looked / 100, sweep)
 
 
 def test_slow_work_is_claimed_a_few_seconds_ahead_and_slower_work_not_at_all() -> None:
