@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from random import Random
@@ -35,6 +36,8 @@ EPOCH = 1_800_000_000.0
 """The virtual unix time at which every virtual loop starts."""
 PATIENCE = 60.0
 """Real seconds that the loop waits for a thread before it says that this one does not end."""
+_LOOK = 0.02
+"""Real seconds between two looks at whether a thread still works."""
 
 
 class Deadlock(AssertionError):  # noqa: N818 - it names what happened
@@ -70,11 +73,16 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        ready: list[tuple[selectors.SelectorKey, int]] = super().select(PATIENCE)
-        if not ready and (working := self._working()):
-            names = ", ".join(thread.name for thread in working)
-            raise Deadlock(f"threads have worked for {PATIENCE:g} s while virtual time stood still: {names}")
-        return ready
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            # In short: a thread that has told the loop already may still be about to end, and wakes nobody by that.
+            ready: list[tuple[selectors.SelectorKey, int]] = super().select(_LOOK)
+            working = [] if ready else self._working()
+            if not working:
+                return ready
+            if time.monotonic() >= deadline:
+                names = ", ".join(thread.name for thread in working)
+                raise Deadlock(f"threads have worked for {PATIENCE:g} s while virtual time stood still: {names}")
 
     def _working(self) -> list[threading.Thread]:
         """The threads that were started since the loop was made, and may yet have something to tell it."""

@@ -137,6 +137,10 @@ def rate(share: float, *faults: Fault) -> dict[Fault, float]:
     return {Fault.PASS: 1 - share, **dict.fromkeys(faults, share / len(faults))}
 
 
+# Of the loop, in which a connection that was just taken comes to be served.
+_TURNS: Final = 10
+
+
 class FaultProxy:
     """A proxy on loopback; an async context manager.
 
@@ -211,12 +215,14 @@ class FaultProxy:
         """Take no connections any more, and break those that there are, as a server that is killed."""
         if self._listener is not None:
             self._listener.close()
-        clients = list(self._clients.items())
-        for task, writer in clients:
-            writer.transport.abort()
-            task.cancel()
-        if clients:
-            await asyncio.wait([task for task, _ in clients])
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+            clients = list(self._clients.items())
+            for task, writer in clients:
+                writer.transport.abort()
+                task.cancel()
+            if clients:
+                await asyncio.wait([task for task, _ in clients])
         if self._listener is not None:
             await self._listener.wait_closed()
             self._listener = None
