@@ -20,7 +20,7 @@ import msgspec
 from apicas._bench.records import Trial
 from apicas._bench.watching import Watch, counted
 from apicas._bench.work import Executions, work_of
-from apicas._runtime.dedicated import collect_garbage_seldom, loop_factory
+from apicas._runtime.dedicated import loop_factory, tune
 from apicas.actors import run_options, run_pilot, work_maker
 from apicas.clients.base import PoolClient
 from apicas.clients.connect import connect
@@ -145,7 +145,7 @@ def main() -> None:
     """Run one pilot."""
     parent = _Parent()
     order = msgspec.json.decode(parent.line(), type=Order)
-    collect_garbage_seldom()
+    tune()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         report = runner.run(_main(order, parent))
     os.write(1, msgspec.json.encode(report) + b"\n")

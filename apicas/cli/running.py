@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 
-from apicas._runtime.dedicated import collect_garbage_seldom, loop_factory
+from apicas._runtime.dedicated import loop_factory, tune
 from apicas._runtime.pilot import Report, RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.cli.exits import ExitCode
@@ -58,7 +58,7 @@ class Plan:
 
 def execute(configuration: Configuration, plan: Plan) -> ExitCode:
     """Run a pilot to its end, and say what it did."""
-    collect_garbage_seldom()
+    tune()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         report = runner.run(_run(configuration, plan))
     say(f"{report}: {report.reason}")
