@@ -6,6 +6,7 @@ aiocouch's errors are KeyErrors and ValueErrors. They stay in here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from aiocouch import BadRequestError, ConflictError, Database, NotFoundError, PreconditionFailedError
@@ -65,10 +66,8 @@ class Administration:
 
     async def delete(self) -> None:
         """Delete the database, with all that is in it; one that does not exist is no error."""
-        try:
+        with suppress(NotFoundError):  # deleted by others, or by an attempt whose answer got lost
             await self._transport.repeat(self._database.delete)
-        except NotFoundError:
-            pass  # deleted by others, or by an attempt whose answer got lost
 
     async def views(self, design: str) -> Views:
         """The views of a design document, none where there is no such document.
