@@ -35,7 +35,7 @@ from apicas.tokens import claim_of
 log = logging.getLogger("apicas.committer")
 
 MAX_BATCH = 1000
-GATHER_TIME: Final = 0.005
+GATHER_TIME: Final = 0.02
 """Seconds that outcomes wait for others, so that a bulk is worth a request."""
 GATHER_WITHIN: Final = 0.05
 """Seconds after a write in which the next one waits for others."""
@@ -150,6 +150,7 @@ class Committer:
         self._first_one_at_a_time = anyio.Lock(fast_acquire=True)
         self._arrived = asyncio.Event()
         self._one_at_a_time = anyio.Lock(fast_acquire=True)
+        self._hurried = asyncio.Event()
         self._wrote = -math.inf
         """Monotonic seconds: when the last outcomes were written."""
         self._away = False
@@ -161,6 +162,7 @@ class Committer:
     async def wait_until_written(self) -> None:
         """Wait until nothing waits to be written, however long the store is away."""
         while self.unwritten:
+            self.hurry()
             if self._all_written.is_set():  # others may wait for the present one
                 self._all_written = asyncio.Event()
             await self._all_written.wait()
@@ -210,15 +212,21 @@ class Committer:
             while True:
                 await self._arrived.wait()
                 self._arrived = asyncio.Event()
-                if self._should_gather():
-                    await anyio.sleep(GATHER_TIME)
+                await self._gather()
                 await self._write_all()
                 self._wrote = self._environment.monotonic()
 
-    def _should_gather(self) -> bool:
-        """Whether more outcomes will come at once: short work ends one by one. An idle pilot does not wait."""
+    async def _gather(self) -> None:
+        """Wait a moment for more outcomes where they come one by one: not in an idle pilot, nor if somebody waits."""
         few = len(self._pending) < GATHER_MOST
-        return few and self._environment.monotonic() - self._wrote < GATHER_WITHIN
+        if few and self._environment.monotonic() - self._wrote < GATHER_WITHIN:
+            with anyio.move_on_after(GATHER_TIME):
+                await self._hurried.wait()
+        self._hurried.clear()
+
+    def hurry(self) -> None:
+        """Write at once: somebody waits for an outcome."""
+        self._hurried.set()
 
     async def _run_keeping(self) -> None:
         """Keep what is to be kept before it is written, and what could not be written. An fsync may take long."""

@@ -327,6 +327,7 @@ class Keeper:
         if isinstance(verdict, Raised) and not isinstance(verdict.error, Decision):
             log.warning("token %s: %s: %s", token.id, type(verdict.error).__name__, verdict.error)
         if settlement is not None:
+            self._committer.hurry()
             await settlement.wait()
         if settlement is not None and settlement.ending is None:
             raise LeaseLostError(f"the outcome of token {token.id} was not written: the iterator was left before")
