@@ -165,11 +165,12 @@ class Leases:
             if lease.phase in {Phase.ENDED, Phase.LOST}:
                 return
             lease.phase = Phase.LOST
-            self._drop(lease)
             callback, loop = lease.on_lost, self._loop
+            self._drop(lease)
         if callback is not None and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(callback)
 
     def _drop(self, lease: Lease) -> None:
+        lease.on_lost = None  # it knows the token, which knows the lease: both would wait for the garbage collector
         if self._leases.get(lease.token_id) is lease:
             del self._leases[lease.token_id]
