@@ -254,8 +254,9 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         self._claimed_id: str | None = None if keeper is None else document["_id"]
 
     def __getitem__(self, key: str) -> Any:
+        shared = self._shared  # asked before the value is read: another thread may make the copy in between
         value = self._document[key]
-        if self._shared is not None and isinstance(value, (dict, list)):
+        if shared is not None and isinstance(value, (dict, list)):
             return self.document[key]
         return value
 
@@ -407,5 +408,6 @@ class Token(MutableMapping[str, Any], Generic[Model]):
             "content_type": content_type or mimetypes.guess_type(name)[0] or "text/plain",
             "data": b64encode(content).decode("ascii"),
         }
+        document = self.document  # not a shared one: what is said of the files that are there may be changed as well
         # A new mapping: the old one may still belong to a copy of the document, such as the one that the heartbeat has.
-        self["_attachments"] = {**self._attachments(), name: attachment}
+        document["_attachments"] = {**self._attachments(), name: attachment}
