@@ -116,12 +116,13 @@ class Settlement:
         self.ending = ending
         if self.settled is not None:
             self.settled(ending)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Let nobody wait any longer."""
         if self._over is not None:
             self._over.set()
+
+    def abandon(self) -> None:
+        """Let nobody wait any longer, now or later."""
+        self._over = self._over or asyncio.Event()
+        self._over.set()
 
 
 class Committer:
@@ -155,6 +156,7 @@ class Committer:
         """Monotonic seconds: when the last outcomes were written."""
         self._away = False
         """Whether the last attempt to write failed."""
+        self._has_given_up = False
         self.unwritten = 0
         """Outcomes that were handed in, and neither written nor known to be lost."""
         self._all_written = asyncio.Event()
@@ -179,6 +181,8 @@ class Committer:
     def submit(self, settlement: Settlement) -> None:
         """Take an outcome; it is written soon, together with others."""
         self.unwritten += 1
+        if self._has_given_up:
+            settlement.abandon()
         if self._safe.comes_first(settlement):
             self._first.append(settlement)
             self._to_keep.set()
@@ -188,6 +192,7 @@ class Committer:
 
     def give_up(self) -> None:
         """Let nobody wait any longer for what could not be written: this process will not write it."""
+        self._has_given_up = True
         for settlement in (*self._first, *self._pending):
             settlement.abandon()
 

@@ -28,7 +28,7 @@ from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
 from apicas.exceptions import CommandError, Decision, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
-from apicas.modifiers import CLAIM_FIELDS, TokenModifier
+from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier
 from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
 
@@ -104,7 +104,9 @@ class Concluding:
 
     def conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
         """The outcome of a token: the user's mapping, with the change of state that the verdict calls for."""
-        document = _with_lease(token.peek(), lease)
+        # Our own modifier changes no list and no object in place. What one of the user's changes is no lease's.
+        content = token.peek() if type(self.modifier) is BasicTokenModifier else token.document
+        document = _with_lease(content, lease)
         match verdict:
             case Returned(value):
                 return self._returned(document, value, lease)
@@ -235,7 +237,7 @@ def _with_lease(content: Mapping[str, Any], lease: Lease) -> Document:
     stored = lease.stored
     document = {**content, "_id": lease.token_id, "type": stored["type"]}
     if document.get("done") == 0 and document.get("apicas") == stored["apicas"]:  # as nearly all work leaves it
-        document.update(lock=stored["lock"], done=0)
+        document.update(lock=stored["lock"], done=0, apicas=stored["apicas"])  # True equals 1, and is no generation
         return document
     unlocked = claim_of(document) is None and state_of(document) is TokenState.TODO  # by the user, with a modifier
     ours = annex(lease.stored)

@@ -12,7 +12,7 @@ import apicas
 from apicas.exceptions import LeaseLostError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.testing import FaultyClient, unix_time
+from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token, annex
 from tests.runtime.acting import acting, filled, only, raising, returns, setting, work
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -20,6 +20,10 @@ from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 async def returns_nothing(token: Token) -> None:
     token["output"] = "set by hand"
+
+
+async def _set_inside(token: Token, **fields: Any) -> None:
+    token["apicas"].update(fields)
 
 
 OUTCOMES: list[tuple[str, Any, str, dict[str, Any]]] = [
@@ -39,6 +43,7 @@ OUTCOMES: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("a broken lock field is put right", setting(lock="gone", done=None), "done", {}),
     ("another id cannot be taken", setting(_id="stolen", _rev="9-stolen", type="mine"), "done", {"type": "token"}),
     ("the fence cannot be broken by hand", setting(apicas={"claim": "mine", "generation": 99}), "done", {}),
+    ("True is no generation, though it equals 1", lambda token: _set_inside(token, generation=True), "done", {}),
     ("an apicas field of an odd type is put right", setting(apicas=5), "done", {}),
 ]
 
@@ -380,3 +385,35 @@ async def test_a_token_with_fields_of_odd_types_is_worked(odd: dict[str, Any], f
     assert isinstance(token["hostname"], str)
     assert isinstance(token["apicas"], dict)
     assert "slurm_job_id" not in token
+
+
+@virtual
+async def test_what_the_users_modifier_changes_in_place_is_kept_beside_somebody_elses_edit() -> None:
+    """The work reaches for nothing in the token, so the token shares all of it with the lease."""
+
+    class Signing(BasicTokenModifier):
+        def close(self, token: Any, now: float | None = None) -> Any:
+            token["output"]["closed_by"] = "me"
+            return super().close(token, now)
+
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    async with BasicViewIterator(client.fork(), Signing(), environment=virtual_environment("one")) as tokens:
+        async for token in tokens:
+            async with token:
+                await client.edit("t", lambda edited: edited.update(note="by hand"))
+    token = await only(client)
+    assert (token.output, token["note"]) == ({"closed_by": "me"}, "by hand")
+
+
+@virtual
+async def test_a_token_that_is_left_after_its_iterator_waits_for_nobody() -> None:
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    async with pilot(client, lock_timeout=LEASE, outbox=False) as tokens:
+        token = await anext(tokens)
+        await client.edit("t", lambda taken: taken.update(lock=0, apicas={}))
+        await anyio.sleep(LEASE)  # a beat sees it
+    with anyio.fail_after(LEASE), pytest.raises(LeaseLostError):
+        async with token:
+            pass
