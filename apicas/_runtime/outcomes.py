@@ -17,7 +17,7 @@ What goes back to todo waits there, the longer the more often it did; `after=` o
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -27,7 +27,16 @@ from apicas._documents import Document
 from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
-from apicas.exceptions import CommandError, Decision, Fail, InvalidTokenError, Release, Retry, TokenTimeoutError
+from apicas.exceptions import (
+    CommandError,
+    Decision,
+    Fail,
+    InvalidTokenError,
+    PoolError,
+    Release,
+    Retry,
+    TokenTimeoutError,
+)
 from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier
 from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
@@ -193,15 +202,29 @@ def raised(error: BaseException) -> Raised:
 def only_leaf(error: BaseException, stop_at: BaseException | None = None) -> BaseException | None:
     """The one exception in nested groups; None where there are several.
 
+    A pool that refuses us tells everybody who asks it at that moment: claims, outcomes, beats. That is one exception.
+
     Args:
         error: the group, or an exception that is none.
         stop_at: a group that is not looked into.
     """
-    while isinstance(error, BaseExceptionGroup) and error is not stop_at:
-        if len(error.exceptions) != 1:
-            return None
-        (error,) = error.exceptions
-    return error
+    leaves = [*_leaves(error, stop_at)]
+    first = leaves[0]
+    if isinstance(first, PoolError) and all(_says_the_same(leaf, first) for leaf in leaves):
+        return stop_at if stop_at in leaves else first
+    return first if len(leaves) == 1 else None
+
+
+def _leaves(error: BaseException, stop_at: BaseException | None) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup) and error is not stop_at:
+        for inner in error.exceptions:
+            yield from _leaves(inner, stop_at)
+    else:
+        yield error
+
+
+def _says_the_same(one: BaseException, other: BaseException) -> bool:
+    return type(one) is type(other) and str(one) == str(other)
 
 
 def describe(error: BaseException) -> str:

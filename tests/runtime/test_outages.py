@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import AccessDeniedError, LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
+from apicas.testing import Faults, FaultyClient, run_virtual, unix_time, virtual_environment
 from apicas.tokens import Token
 from tests.runtime.acting import TOKENS, FarClient, filled, returns, work
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
@@ -144,6 +145,40 @@ async def test_refused_access_ends_the_pilot() -> None:
 
     with pytest.raises(AccessDeniedError):
         await work(client, process)
+
+
+class RefusingClient(FarClient):
+    """Refuses every request that comes after a moment."""
+
+    refuses_after = math.inf
+
+    @override
+    def fork(self) -> FarClient:
+        fork = RefusingClient(self.faults, now=self._now)
+        fork._pool, fork.refuses_after = self._pool, self.refuses_after
+        return fork
+
+    @override
+    async def _travel(self) -> None:
+        await super()._travel()
+        if self.time() > self.refuses_after:
+            raise AccessDeniedError("no longer a member")
+
+
+@pytest.mark.parametrize("moment", range(0, 120, 4))
+def test_refused_access_is_one_error_though_claims_and_outcomes_are_refused_at_once(moment: int) -> None:
+    async def main() -> None:
+        client = RefusingClient(Faults(), now=unix_time)
+        await client.upload([{"_id": f"t{n}"} for n in range(300)])
+        client.refuses_after = client.time() + moment / 1000
+
+        async def process(token: Token) -> None:
+            await anyio.sleep(0.001)
+
+        with pytest.raises(AccessDeniedError):
+            await work(client, process, workers=5)
+
+    run_virtual(main)
 
 
 @virtual
