@@ -28,8 +28,8 @@ def say(word):
 
 
 def work(token):
-    say("begun " + token.id)
-    with open("go") as pipe:
+    with open("go") as pipe:  # first: a pipe that the test has closed by then would never open
+        say("begun " + token.id)
         pipe.read()
     return {"from": "the first pilot"}
 
