@@ -14,7 +14,7 @@ import re
 import sys
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from reprlib import Repr
 from typing import Any, NoReturn, TypeAlias
@@ -40,10 +40,16 @@ _PLAIN_FIELDS = frozenset(
     "_id _rev type lock done hostname scrub_count exit_code error input output uploads apicas".split()  # noqa: SIM905
 )
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][\x20-\x7e]{0,255}\Z", re.ASCII)
+_PLAIN_IDS = re.compile(r"(?:[A-Za-z0-9][\x20-\x7e]{0,255}\n)*+\Z", re.ASCII)
 _REVISION = re.compile(r"[1-9]\d{0,18}-[0-9a-zA-Z]{1,64}\Z", re.ASCII)
+_REVISIONS = re.compile(r"(?:[1-9]\d{0,18}-[0-9a-zA-Z]{1,64}\n)*+\Z", re.ASCII)
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{0,255}\Z", re.ASCII)
 _LONG_DIGITS = re.compile(rb"\d{%d}" % (MAX_INTEGER_DIGITS + 1))
 _DIGIT = re.compile(rb"\d")
+_DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_DIGITS_IN_A_ROW = b"0" * (MAX_INTEGER_DIGITS + 1)
+# Documents that are encoded in one call: few enough that their text twice is no burden.
+_MOST_TOGETHER = 128
 _TOO_LONG = 10**MAX_INTEGER_DIGITS
 _decoder = msgspec.json.Decoder()
 _TOO_DEEP = "nested too deeply"
@@ -203,9 +209,84 @@ def encode_document(document: Mapping[str, Any], *, max_bytes: int = MAX_DOCUMEN
     # The encoded text tells in microseconds that nearly every document needs no closer look.
     if _has_long_digits(body):
         _refuse(document, _is_too_long, f"is an integer of more than {MAX_INTEGER_DIGITS} digits")
-    if len(body) > 2 * MAX_DEPTH and body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+    if not _is_shallow(body):
         _refuse_depth(document)
     return body
+
+
+def encode_documents(
+    documents: Sequence[Mapping[str, Any]], *, max_bytes: int = MAX_DOCUMENT_BYTES
+) -> list[bytes | InvalidTokenError]:
+    """Check and encode documents like `encode_document`: together, which takes half as long; the odd ones alone.
+
+    Args:
+        documents: what `encode_document` takes.
+        max_bytes: the largest body, in bytes of JSON without the data of attachments.
+
+    Returns:
+        The body of each, or why no store takes it.
+    """
+    answers: list[bytes | InvalidTokenError] = []
+    for start in range(0, len(documents), _MOST_TOGETHER):
+        answers += _encode_together(documents[start : start + _MOST_TOGETHER], max_bytes)
+    return answers
+
+
+def _encode_together(documents: Sequence[Mapping[str, Any]], max_bytes: int) -> Sequence[bytes | InvalidTokenError]:
+    try:
+        lines = _encode_lines(documents)
+    except Exception:  # noqa: BLE001 - one of them is no JSON; alone it is told what is wrong with it
+        lines = b""
+    bodies = lines.split(b"\n")[:-1]  # JSON escapes the line feeds inside
+    if (
+        len(bodies) != len(documents)
+        or max(map(len, bodies)) > max_bytes
+        or not all(map(_is_shallow, bodies))
+        or _DIGITS_IN_A_ROW in lines.translate(_DIGITS_TO_ZEROS)
+        or not _have_plain_names(documents)
+    ):
+        return [_answer(document, max_bytes) for document in documents]
+    if b"null" not in lines:
+        return bodies
+    return [
+        body if b"null" not in body else _answer(document, max_bytes)
+        for document, body in zip(documents, bodies, strict=True)
+    ]
+
+
+def _have_plain_names(documents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no document needs a closer look at its id, its revision and the names of its fields."""
+    ids: list[Any] = [document.get("_id") for document in documents]
+    revisions = [revision for document in documents if (revision := document.get("_rev")) is not None]
+    if {*map(type, ids), *map(type, revisions)} != {str}:
+        return False
+    return (
+        _all_match(_PLAIN_IDS, ids)
+        and _all_match(_REVISIONS, revisions)
+        and all(map(_is_plain_name, set[Any]().union(*documents)))
+    )
+
+
+def _all_match(lines: re.Pattern[str], texts: Sequence[str]) -> bool:
+    """Whether a pattern of lines matches texts, each as one line."""
+    together = "\n".join([*texts, ""])
+    return together.count("\n") == len(texts) and lines.match(together) is not None
+
+
+def _is_plain_name(field: Any) -> bool:
+    return isinstance(field, str) and (not field.startswith("_") or field in {"_id", "_rev"})
+
+
+def _answer(document: Mapping[str, Any], max_bytes: int) -> bytes | InvalidTokenError:
+    try:
+        return encode_document(document, max_bytes=max_bytes)
+    except InvalidTokenError as error:
+        return error
+
+
+def _is_shallow(body: bytes) -> bool:
+    """Whether there are too few brackets for a depth that is refused."""
+    return len(body) <= 2 * MAX_DEPTH or body.count(b"[") + body.count(b"{") <= MAX_DEPTH
 
 
 def _has_long_digits(body: bytes) -> bool:
@@ -364,4 +445,5 @@ def _containers(value: Any) -> list[Any]:
     return [item for item in items if isinstance(item, (Mapping, list, tuple))]
 
 
-_encode = msgspec.json.Encoder(enc_hook=_refuse_unstorable).encode
+_encoder = msgspec.json.Encoder(enc_hook=_refuse_unstorable)
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines

@@ -15,11 +15,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 import anyio
+import msgspec
 
 from apicas._documents import Document
 from apicas._runtime.branches import overtaken, read_own
@@ -63,22 +63,18 @@ FINISHED: Final = frozenset({Ending.DONE, Ending.FAILED, Ending.SCRUBBED})
 """Endings of which the result is never lost; of the others the token tells all there is."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What is to be written for a token."""
 
     document: Document
     ending: Ending
 
 
-@dataclass(slots=True, eq=False)
-class Settlement:
+class Settlement(msgspec.Struct, eq=False):
     """An outcome on its way into the store."""
 
     lease: Lease
     outcome: Outcome
-    rejected: Callable[[str], Outcome]
-    """What to write instead where the store does not take the outcome; given the reason."""
     settled: Callable[[Ending], None] | None = None
     """Called when it is written, or known to be lost."""
     ran: float = 0.0
@@ -133,13 +129,22 @@ class Committer:
         leases: what the pilot holds.
         environment: clocks and dice.
         safe: keeps what is not written yet, or never will be.
+        rejected: what to write instead of an outcome that the store does not take, given the reason.
     """
 
-    def __init__(self, client: Client, leases: Leases, environment: Environment, safe: Safekeeping) -> None:
+    def __init__(
+        self,
+        client: Client,
+        leases: Leases,
+        environment: Environment,
+        safe: Safekeeping,
+        rejected: Callable[[Lease, str], Outcome],
+    ) -> None:
         self._client = client
         self._leases = leases
         self._environment = environment
         self._safe = safe
+        self._rejected = rejected
         self._backoff = Backoff(first=0.1, most=5.0)
         self._pending: list[Settlement] = []
         self._under_way: list[Settlement] = []
@@ -218,7 +223,7 @@ class Committer:
                 await self._arrived.wait()
                 self._arrived = asyncio.Event()
                 await self._gather()
-                await self._write_all()
+                await self._write_all(until_more_came=True)
                 self._wrote = self._environment.monotonic()
 
     async def _gather(self) -> None:
@@ -265,7 +270,13 @@ class Committer:
         await self._write_all()
         await self._safe.tidy()
 
-    async def _write_all(self) -> None:
+    async def _write_all(self, *, until_more_came: bool = False) -> None:
+        """Write what waits, as often as it takes.
+
+        Args:
+            until_more_came: whether outcomes that have come since are left for a bulk of their own: they would else be
+                written a few at a time, one bulk after the other, as long as tokens end faster than one is written.
+        """
         attempt = vain = 0
         while True:
             if vain > 1:  # an edit that came between takes a second round; answers that all get lost take many
@@ -275,6 +286,8 @@ class Committer:
                     if not self._pending:
                         break
                     vain = 0 if await self._write_batch() else vain + 1
+                if until_more_came and not vain and self._arrived.is_set():
+                    break
             except (AccessDeniedError, PoolNotFoundError):
                 raise
             except PoolError as error:
@@ -381,7 +394,7 @@ class Committer:
                 continue
             settlement.fallen_back = True
             settlement.kept = False
-            settlement.outcome = settlement.rejected(result.reason)
+            settlement.outcome = self._rejected(settlement.lease, result.reason)
             again.append(settlement)
         return again
 

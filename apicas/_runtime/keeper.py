@@ -125,7 +125,7 @@ class Keeper:
         self._safe = Safekeeping(outbox, client, self.environment, lease)
         self.waiting = 0
         """Finished results that could not be written, and were left in the outbox."""
-        self._committer = Committer(client, self._leases, self.environment, self._safe)
+        self._committer = Committer(client, self._leases, self.environment, self._safe, self._rejected)
         self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
         self.claimer.notice_split = self._healer.notice
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
@@ -287,13 +287,7 @@ class Keeper:
         self._submit(lease, self._conclude(self._untouched(lease), lease, Cut()), None)
 
     def _submit(self, lease: Lease, outcome: Outcome, settled: Callable[[Ending], None] | None) -> Settlement:
-        settlement = Settlement(
-            lease,
-            outcome,
-            rejected=lambda reason: self._concluding.rejected(lease, reason),
-            settled=settled,
-            ran=self.environment.monotonic() - lease.began,
-        )
+        settlement = Settlement(lease, outcome, settled, self.environment.monotonic() - lease.began)
         self._committer.submit(settlement)
         return settlement
 
@@ -302,7 +296,10 @@ class Keeper:
             return self._concluding.conclude(token, lease, verdict)
         except Exception as error:  # what the user left in the token; one bad token never ends the pilot
             log.exception("token %s was left in a state that cannot be written", lease.token_id)
-            return self._concluding.rejected(lease, describe(error))
+            return self._rejected(lease, describe(error))
+
+    def _rejected(self, lease: Lease, reason: str) -> Outcome:
+        return self._concluding.rejected(lease, reason)
 
     def _count(self, ending: Ending) -> None:
         self.tally.count(ending)

@@ -258,6 +258,8 @@ def _is_ours(filename: str) -> bool:
 def _with_lease(content: Mapping[str, Any], lease: Lease) -> Document:
     """The user's mapping, but its id and its claim as the store knows them: nobody breaks the fence by hand."""
     stored = lease.stored
+    if content is stored:  # nobody has written anything
+        return dict(content)
     document = {**content, "_id": lease.token_id, "type": stored["type"]}
     if document.get("done") == 0 and document.get("apicas") == stored["apicas"]:  # as nearly all work leaves it
         document.update(lock=stored["lock"], done=0, apicas=stored["apicas"])  # True equals 1, and is no generation

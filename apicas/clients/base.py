@@ -23,6 +23,7 @@ from apicas._documents import (
     check_attachment_name,
     check_id,
     encode_document,
+    encode_documents,
 )
 from apicas.clients.port import (
     Arrival,
@@ -217,6 +218,11 @@ class PoolClient(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"
 
+    def portion(self, view: str, wanted: int) -> int:
+        """How many tokens to claim at a time: here all that can be used."""
+        del view
+        return wanted
+
     async def leaves(self, ids: Sequence[str]) -> list[list[Document]]:
         """Every live version of documents: one, in a store that has one copy of each."""
         return [[] if document is None else [document] for document in await self.get(ids)]
@@ -270,34 +276,27 @@ class PoolClient(ABC):
 
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Write documents, each if the store still has its `_rev`; see the port."""
-        return await self._save_encoded([self._encode(document) for document in documents])
+        return await self._save_encoded(self._encode_all([_plain(document) for document in documents]))
 
     async def _save_encoded(self, documents: Sequence[EncodedDocument | SaveResult]) -> list[SaveResult]:
         """Write documents in bulks; one that was refused before it was sent keeps its result."""
-        results: list[SaveResult | None] = [None] * len(documents)
-        accepted: list[tuple[int, EncodedDocument]] = []
-        for index, encoded in enumerate(documents):
-            if isinstance(encoded, SaveResult):
-                results[index] = encoded
-            else:
-                accepted.append((index, encoded))
-        bulks = _bulks(accepted)
-        for bulk in bulks[1:]:  # the caller's mappings may change before their turn comes
-            bulk[:] = [(index, EncodedDocument(dict(encoded.document), encoded.body)) for index, encoded in bulk]
+        bulks = _bulks([encoded for encoded in documents if isinstance(encoded, EncodedDocument)])
+        for later in bulks[1:]:  # the caller's mappings may change before their turn comes
+            later[:] = [EncodedDocument(dict(encoded.document), encoded.body) for encoded in later]
+        written: list[SaveResult] = []
         for bulk in bulks:
-            written = await self._write_or_bisect([encoded for _, encoded in bulk])
-            for (index, _), result in zip(bulk, written, strict=True):
-                results[index] = result
-        return [result for result in results if result is not None]
+            written += await self._write_or_bisect(bulk)
+        if len(written) == len(documents):
+            return written
+        results = iter(written)
+        return [one if isinstance(one, SaveResult) else next(results) for one in documents]
 
-    def _encode(self, document: Mapping[str, Any]) -> EncodedDocument | SaveResult:
-        plain = document if type(document) is dict else document.document if isinstance(document, Token) else document
-        if "_conflicts" in plain:  # said by the store when it was read
-            plain = {name: value for name, value in plain.items() if name != "_conflicts"}
-        try:
-            return EncodedDocument(plain, encode_document(plain, max_bytes=self.max_document_bytes))
-        except InvalidTokenError as error:
-            return SaveResult(SaveStatus.REJECTED, reason=str(error))
+    def _encode_all(self, documents: Sequence[Mapping[str, Any]]) -> list[EncodedDocument | SaveResult]:
+        bodies = encode_documents(documents, max_bytes=self.max_document_bytes)
+        return [
+            EncodedDocument(document, body) if isinstance(body, bytes) else _rejected(body)
+            for document, body in zip(documents, bodies, strict=True)
+        ]
 
     async def _write_or_bisect(self, batch: Sequence[EncodedDocument], *, uncertain: bool = False) -> list[SaveResult]:
         try:
@@ -363,7 +362,11 @@ class PoolClient(ABC):
     def _new(self, content: Any) -> EncodedDocument | SaveResult:
         if not isinstance(content, Mapping):
             return SaveResult(SaveStatus.REJECTED, reason=f"a token is a mapping, not {type(content).__name__}")
-        return self._encode(new_token(content, self._new_id()))
+        document = new_token(content, self._new_id())
+        try:  # at once: what it is made of may be somebody's to change before the next one comes
+            return EncodedDocument(document, encode_document(document, max_bytes=self.max_document_bytes))
+        except InvalidTokenError as error:
+            return _rejected(error)
 
     def _new_id(self) -> str:
         """An `_id` for a token that has none."""
@@ -477,18 +480,29 @@ def missing_view(address: str, name: str) -> ViewNotFoundError:
     return ViewNotFoundError(f"{address} has no view {name}: {advice}")
 
 
-def _bulks(encoded: list[tuple[int, EncodedDocument]]) -> list[list[tuple[int, EncodedDocument]]]:
+def _plain(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A document that is to be written: of a token its document, without what the store said when it was read."""
+    plain = document.document if isinstance(document, Token) else document
+    return {name: value for name, value in plain.items() if name != "_conflicts"} if "_conflicts" in plain else plain
+
+
+def _bulks(encoded: list[EncodedDocument]) -> list[list[EncodedDocument]]:
     """Cut a sequence into requests that are bounded in documents and in bytes."""
-    bulks: list[list[tuple[int, EncodedDocument]]] = []
+    bulks: list[list[EncodedDocument]] = []
     start = size = 0
-    for index, (_, document) in enumerate(encoded):
-        if index > start and (index - start >= MAX_BULK_DOCUMENTS or size + len(document.body) > MAX_BULK_BYTES):
+    for index, document in enumerate(encoded):
+        length = len(document.body)
+        if index > start and (index - start >= MAX_BULK_DOCUMENTS or size + length > MAX_BULK_BYTES):
             bulks.append(encoded[start:index])
             start, size = index, 0
-        size += len(document.body)
+        size += length
     if start < len(encoded):
         bulks.append(encoded[start:])
     return bulks
+
+
+def _rejected(error: InvalidTokenError) -> SaveResult:
+    return SaveResult(SaveStatus.REJECTED, reason=str(error))
 
 
 def _doubted(result: SaveResult) -> SaveResult:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apicas import _documents
-from apicas._documents import encode, encode_document
+from apicas._documents import encode, encode_document, encode_documents
 from apicas.clients.base import EncodedDocument
 from apicas.clients.sqlite import documents
 from apicas.exceptions import InvalidTokenError
@@ -80,6 +81,45 @@ def test_a_document_is_taken_or_refused_as_by_a_close_look(document: dict[Any, A
         patch.setattr(_documents, "_has_plain_fields", lambda _: False)
         patch.setattr(_documents, "_has_long_digits", lambda _: True)
         assert _answer(document) == quick
+
+
+@given(st.lists(DOCUMENTS, max_size=4), st.sampled_from([60, 200, 8_000_000]))
+def test_documents_together_are_taken_or_refused_as_each_alone(documents: list[dict[Any, Any]], most: int) -> None:
+    together = encode_documents(documents, max_bytes=most)
+    assert [_told(one) for one in together] == [_told(_alone(document, most)) for document in documents]
+
+
+def test_one_odd_document_does_not_spoil_the_others() -> None:
+    good = {"_id": "a", "_rev": "1-a", "input": {"lines": "one\ntwo"}}
+    odd: list[dict[Any, Any]] = [
+        {**good, "_id": "b\nc"},
+        {**good, "_rev": "1-a\n2-b"},
+        {**good, "_rev": 1},
+        {**good, "input": float("nan")},
+        {**good, "input": 10**MOST_DIGITS},
+        {**good, "input": msgspec.Raw(b"[1,\n2]")},
+        {**good, "input": object()},
+        {**good, "_mine": 1},
+        {**good, 1: 1},
+        {**good, "input": [[]] * 999},
+        {"input": 1},
+    ]
+    for one in odd:
+        answers = encode_documents([good, one, {**good, "input": None}, good])
+        assert [_told(answer) for answer in answers] == [
+            _told(_alone(document)) for document in (good, one, {**good, "input": None}, good)
+        ]
+
+
+def _alone(document: dict[Any, Any], most: int = 8_000_000) -> bytes | InvalidTokenError:
+    try:
+        return encode_document(document, max_bytes=most)
+    except InvalidTokenError as error:
+        return error
+
+
+def _told(answer: bytes | InvalidTokenError) -> bytes | str:
+    return answer if isinstance(answer, bytes) else str(answer)
 
 
 @given(DOCUMENTS)
