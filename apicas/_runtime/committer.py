@@ -286,8 +286,6 @@ class Committer:
                     if not self._pending:
                         break
                     vain = 0 if await self._write_batch() else vain + 1
-                if until_more_came and not vain and self._arrived.is_set():
-                    break
             except (AccessDeniedError, PoolNotFoundError):
                 raise
             except PoolError as error:
@@ -302,6 +300,8 @@ class Committer:
                     log.info("the pool answers again")
                 attempt = 0
                 self._away = False
+                if until_more_came and not vain and self._arrived.is_set():
+                    break
 
     async def _write_batch(self) -> bool:
         """Write what waits first; answers whether any of it is settled now."""

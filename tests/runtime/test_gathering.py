@@ -25,10 +25,13 @@ class CountingClient(FaultyClient):
     def __init__(self) -> None:
         super().__init__(Faults(), now=unix_time)
         self.writes: list[int] = []
+        self.seconds = 0.0
+        """What a write takes."""
 
     @override
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         self.writes.append(len(documents))
+        await anyio.sleep(self.seconds)
         return await super().save(documents)
 
 
@@ -50,6 +53,22 @@ async def test_outcomes_that_come_one_by_one_share_a_write() -> None:
         await mine.keeper.wait_until_written()
     assert sum(client.writes) == TOKENS
     assert client.writes[0] == 1  # nothing had been written before, so there was no reason to wait
+    assert len(client.writes) <= 4
+
+
+@virtual
+async def test_what_comes_while_others_are_written_gathers_too() -> None:
+    """Else a pilot whose tokens end faster than the store writes would never gather again."""
+    client = await filled()
+    client.seconds = GATHER_TIME / 5
+    async with BasicViewIterator(client, environment=virtual_environment()) as mine:
+        tokens = await mine.claim(TOKENS)
+        client.writes.clear()
+        for token in tokens:
+            mine.keeper.give_back(token, Returned())
+            await anyio.sleep(GATHER_TIME / 10)
+        await mine.keeper.wait_until_written()
+    assert sum(client.writes) == TOKENS
     assert len(client.writes) <= 4
 
 
