@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from apicas._runtime.readers import running_readers
+
 CHUNK: Final = 65_536
 """Bytes of one read: what a pipe holds by default on Linux."""
 MAX_LEFTOVER: Final = 1_048_576
@@ -71,9 +73,9 @@ class OutputPipe:
         self._closed = False
         self._capture = capture
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self._readers = running_readers()
         os.set_blocking(descriptor, False)  # it may be read by the other side, too, and be empty once we come
-        self._loop.add_reader(descriptor, self._read)
+        self._readers.add(descriptor, self._read)
 
     @property
     def closed(self) -> bool:
@@ -106,7 +108,7 @@ class OutputPipe:
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._loop.remove_reader(self._descriptor)
+            self._readers.remove(self._descriptor)
             os.close(self._descriptor)
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import Any, Final, TypedDict
@@ -28,6 +29,7 @@ from apicas._documents import shown
 from apicas._runtime import groups
 from apicas._runtime.children import Child, Environment, Start, close, start_child
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
+from apicas._runtime.readers import running_readers
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 
 log = logging.getLogger("apicas")
@@ -244,11 +246,12 @@ class RunningCommand:
 
     async def _word_of_its_end(self, descriptor: int) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(descriptor, _resolve, ended)
+        readers = running_readers()
+        readers.add(descriptor, partial(_resolve, ended))
         try:
             await ended
         finally:
-            self._loop.remove_reader(descriptor)
+            readers.remove(descriptor)
 
     async def end(self) -> None:
         """End what is still there of the group, and return when it is gone, or after KILL_TIME.
