@@ -276,6 +276,25 @@ async def test_one_document_twice_in_a_bulk_is_written_once(tmp_path: Path) -> N
         assert [result.written for result in results] == [True, False]
 
 
+async def test_a_bulk_does_not_bring_back_what_is_gone(tmp_path: Path) -> None:
+    async with SQLiteClient(tmp_path / "pool.db") as client:
+        await upload(client, 4)
+        documents = [document for document in await client.get([f"t{index:05}" for index in range(4)]) if document]
+        await client.delete(documents[1:3])
+        seen = await execute(client, "SELECT id, seq FROM tombstones")
+        for _ in range(2):  # the second time nothing was gone between: what is remembered of the first does no harm
+            locked = [document | LOCK for document in documents]
+            results = await client.save([*locked, documents[1]])
+            written = [result.status is SaveStatus.WRITTEN for result in results]
+            assert written == [True, False, False, True, False]
+            for document, result in zip(documents, results, strict=False):
+                document["_rev"] = result.rev or document["_rev"]
+        assert await client.total() == 2
+        assert (await client.counts())["locked"] == 2
+        assert await execute(client, "SELECT id, seq FROM tombstones") == seen
+        assert await execute(client, "SELECT count(*) FROM tokens WHERE number < 0 OR spot != abs(spot)") == [(0,)]
+
+
 async def test_bulks_of_every_size_are_written(tmp_path: Path) -> None:
     """Rows go into statements of a few sizes; none is left over, and each gets its own answer."""
     async with SQLiteClient(tmp_path / "pool.db") as client:

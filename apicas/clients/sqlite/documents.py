@@ -45,11 +45,17 @@ _INSERT: Final = (
     " ON CONFLICT (id) DO NOTHING"
 )
 _INSERTED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
-# A token with attachments is left alone here: those that the new version does not name have to go.
+# An insert that meets its token, and has the old revision in the place of the spot: an UPDATE FROM first writes all the
+# rows into a table of its own, which takes as long as the rest. A token that is gone is inserted, under a negative
+# number. One with attachments is left alone here: those that the new version does not name have to go.
 _UPDATE: Final = (
-    f"UPDATE tokens SET rev = column3, state = column4, body = column5, seq = column6 + {_LAST_SEQ}"
-    " FROM (VALUES {}) AS new WHERE tokens.id = column1 AND tokens.rev = column2 AND attached = 0"
+    "INSERT INTO tokens (id, spot, rev, state, body, number, seq, attached)"
+    " SELECT column1, column2, column3, column4, column5, column6, 0, 0 FROM (VALUES {}) WHERE column1 IS NOT NULL"
+    " ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, state = excluded.state, body = excluded.body,"
+    f" seq = {_LAST_SEQ} - excluded.number"
+    " WHERE rev = excluded.spot AND attached = 0"
 )
+_TAKE_OUT: Final = "DELETE FROM tokens WHERE number < 0"
 _UPDATED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
 _BURY: Final = "INSERT INTO tombstones (seq, id, rev) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL"
 _CHANGES: Final = (
@@ -192,8 +198,11 @@ def _update(connection: sqlite3.Connection, rows: Sequence[_Placed], results: li
     """Update tokens, and answer with the places of those that were left out for their attachments."""
     parameters: list[Any] = []
     for number, (_, one) in enumerate(rows, 1):
-        parameters += (one.id, one.old, one.rev, one.state, one.body, number)
-    done = _execute(connection, _UPDATE, _UPDATED_ROW, parameters).rowcount
+        parameters += (one.id, one.old, one.rev, one.state, one.body, -number)
+    updated = _execute(connection, _UPDATE, _UPDATED_ROW, parameters)
+    done = updated.rowcount
+    if updated.lastrowid is None or updated.lastrowid < 0:  # of the last insert, which may also be an earlier one
+        done -= connection.execute(_TAKE_OUT).rowcount
     stored = _note_written(connection, rows, done, results)
     return [index for index, one in rows if stored.get(one.id) == one.old]
 

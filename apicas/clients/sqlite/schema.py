@@ -27,7 +27,7 @@ SPOTS: Final = 1 << 32
 
 Synchronous = Literal["NORMAL", "FULL"]
 
-_OLDEST_SQLITE: Final = (3, 33, 0)  # UPDATE FROM
+_OLDEST_SQLITE: Final = (3, 33, 0)  # upserts need 3.24; nothing as old was tried
 _CACHE: Final = 2_000  # KiB for each connection; with 32 MB a pilot was 35 MB bigger, and not faster
 _LARGEST_LOG: Final = 64_000_000  # bytes, to which a log that grew once is cut again
 
