@@ -49,7 +49,7 @@ ECHO = 1.0
 
 
 class IteratorKeywords(TypedDict, total=False):
-    """How an iterator keeps its tokens: the fields of KeeperOptions, and `linger`."""
+    """How an iterator claims and keeps its tokens: the fields of KeeperOptions, `in_order` and `linger`."""
 
     lock_timeout: float | None
     foreign_lock_timeout: float | None
@@ -59,6 +59,7 @@ class IteratorKeywords(TypedDict, total=False):
     on_lost_contact: OnLostContact
     farewell: float
     outbox: OutboxSetting
+    in_order: bool
     linger: bool
     environment: Environment | None
 
@@ -168,6 +169,7 @@ class _OwnViewIterator(ViewIterator):
         self.modifier = modifier or BasicTokenModifier()
         self.views = tuple(full_name(view) for view in views)
         options: dict[str, Any] = dict(keywords)
+        self._in_order = options.pop("in_order", False)
         self._linger = options.pop("linger", True)
         self._environment: Environment | None = options.pop("environment", None)
         self._options = KeeperOptions(**options)
@@ -201,6 +203,7 @@ class _OwnViewIterator(ViewIterator):
         except BaseException:
             self._entered = False
             raise
+        keeper.claimer.in_order = self._in_order
         self._keeper = keeper
         self._doorbell = Doorbell(self.client, self.views, keeper.environment.rng)
         return self
@@ -341,7 +344,9 @@ class BasicViewIterator(_OwnViewIterator):
         modifier: changes tokens; a BasicTokenModifier where it is left out.
         view: `Monitor/todo`, or a view of the user's that lists tokens in todo.
         keywords: `lock_timeout` (the lease in seconds), `foreign_lock_timeout`, `max_crashes`, `max_scrub`,
-            `retry_delay`, `farewell`, `outbox`: see KeeperOptions; `linger=False` to end as soon as the view is empty.
+            `retry_delay`, `farewell`, `outbox`: see KeeperOptions; `linger=False` to end as soon as the view is empty;
+            `in_order=True` to claim the first tokens of the view, by its keys, and not just any. Pilots that all want
+            the first ones lose races to each other: have few pilots, or several views (PrioritizedViewIterator).
     """
 
     def __init__(

@@ -144,6 +144,30 @@ class Spread:
         return replace(self, factor=max(self.least, self.factor - 1)) if not lost else self
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """How many tokens are claimed at a time, learned from what became of it.
+
+    What others claim at the same moment is lost, and what is under way longer is met more often. So a pilot begins with
+    little, claims a bit more after each claim that went well, and half as much after one that took long, as claims do
+    when all pilots together ask for more than the store can do, or lost races.
+    """
+
+    size: int = 128
+    least: int = 32
+    step: int = 64
+    most: int = MAX_CLAIM
+    seconds: float = 0.5
+    """What a claim may take."""
+
+    def after(self, wanted: int, lost: int, seconds: float) -> Portion:
+        """The portion after a claim of `wanted` tokens, of which `lost` races were lost."""
+        is_slow = seconds > self.seconds and 2 * wanted >= self.size  # else it is not for what was asked
+        if lost * 50 > wanted or is_slow:
+            return replace(self, size=max(self.least, min(self.size, wanted) // 2))
+        return replace(self, size=min(self.most, self.size + self.step)) if wanted >= self.size else self
+
+
 def may_claim(document: Mapping[str, Any], now: float) -> bool:
     """Whether a fresh document may be claimed at `now` (store time): in todo, and past its `not_before`.
 

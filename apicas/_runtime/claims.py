@@ -18,11 +18,11 @@ from apicas.clients.port import Client, SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import TransitionError
 from apicas.modifiers import Claim, TokenModifier
 from apicas.policies import (
-    MAX_CLAIM,
     MAX_SCAN_PAGES,
     MAX_WINDOW,
     Backoff,
     LeaseTimes,
+    Portion,
     Spread,
     Standing,
     choose,
@@ -89,11 +89,14 @@ class Claimer:
         self._environment = environment
         self._hand_back = hand_back
         self._spread = Spread()
+        self._portion = Portion()
         self._unwritable: set[str] = set()
         self._under_way: set[str] = set()
         """Tokens that a claim of ours is writing at this moment: another one leaves them alone."""
         self.disowned = Disowned()
         """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
+        self.in_order = False
+        """Whether the first tokens of a view are claimed, by its keys, and not just any."""
         self.isolates = False
         """Whether suspects are run in processes of their own: a claim says so."""
         self.notice_split: Callable[[], None] = lambda: None
@@ -105,24 +108,36 @@ class Claimer:
 
         Args:
             view: the view.
-            wanted: tokens; at most MAX_CLAIM are claimed at a time.
+            wanted: tokens; a portion of them is claimed at a time.
         """
-        wanted = min(wanted, MAX_CLAIM)
-        limit = with_slack(wanted)
-        window = window_size(wanted, self._spread.factor)
-        place = self._environment.rng.random()
-        # From a stale view half of the rows are of tokens that this very pilot has just claimed; and only a fresh one
-        # can say that there are none.
-        documents = await self._client.sample(view, limit, place, window=window, fresh=True)
-        found = self._claimable(documents)
-        hidden = found.claimed.next_at is not None or bool(self._unwritable)
-        if not found.documents and hidden and len(documents) >= limit:
-            found = await self._behind_the_waiting(view, wanted)
+        began = self._environment.monotonic()
+        wanted = self._client.portion(view, min(wanted, self._portion.size))
+        found = await (self._first(view, wanted) if self.in_order else self._any(view, wanted))
         claimed = found.claimed
         if found.documents:
-            await self._lock(choose(found.documents, wanted, self._environment.rng), claimed)
+            await self._lock(found.documents, claimed)
             self._spread = self._spread.after(len(claimed.leases), claimed.lost)
+            self._portion = self._portion.after(wanted, claimed.lost, self._environment.monotonic() - began)
         return claimed
+
+    async def _any(self, view: str, wanted: int) -> _Found:
+        """Look at documents from a random place on."""
+        window = window_size(wanted, self._spread.factor)
+        place = self._environment.rng.random()
+        # Only a fresh view can say that there are none.
+        documents = await self._client.sample(view, wanted, place, window=window, fresh=True)
+        found = self._claimable(documents)
+        hidden = found.claimed.next_at is not None or bool(self._unwritable)
+        if not found.documents and hidden and len(documents) >= wanted:
+            found = await self._scan(view, wanted, MAX_WINDOW)
+            found.documents = choose(found.documents, wanted, self._environment.rng)
+        return found
+
+    async def _first(self, view: str, wanted: int) -> _Found:
+        """Look at the first documents, in the order of the view's keys."""
+        found = await self._scan(view, wanted, with_slack(wanted))
+        del found.documents[wanted:]
+        return found
 
     def _claimable(self, documents: Sequence[Document]) -> _Found:
         now = self._client.time()
@@ -146,24 +161,28 @@ class Claimer:
     def _note_later(claimed: Claimed, later: float) -> None:
         claimed.next_at = later if claimed.next_at is None else min(claimed.next_at, later)
 
-    async def _behind_the_waiting(self, view: str, wanted: int) -> _Found:
-        """Read on past a whole window of tokens that wait for their time, else they would hide all others."""
+    async def _scan(self, view: str, wanted: int, size: int) -> _Found:
+        """Read a view from its beginning until enough is found: past those that wait for their time, or are taken."""
         total = _Found(Claimed())
-        async for documents in self._pages(view):
-            page = self._claimable(documents)
-            total.add(page)
+        async for documents in self._pages(view, size):
+            total.add(self._claimable(documents))
             if len(total.documents) >= wanted:
                 break
         return total
 
-    async def _pages(self, view: str) -> AsyncIterator[list[Document]]:
-        query = ViewQuery(limit=MAX_WINDOW, include_docs=True, reduce=False)
+    async def _pages(self, view: str, size: int) -> AsyncIterator[list[Document]]:
+        query = ViewQuery(limit=size, include_docs=True, reduce=False)
+        seen: set[str | None] = set()
         for _ in range(MAX_SCAN_PAGES):
             rows = await self._client.query(view, query)
-            yield [row.document for row in rows if row.document is not None]
-            if len(rows) < MAX_WINDOW or not isinstance(rows[-1].key, str):
+            new = [row for row in rows if row.id not in seen]
+            yield [row.document for row in new if row.document is not None]
+            if len(rows) < size:
                 return
-            query = ViewQuery(limit=MAX_WINDOW, include_docs=True, reduce=False, start_key=f"{rows[-1].key}\x00")
+            seen.update(row.id for row in new)
+            # Nobody knows what follows a key, and many rows may share one: the last is asked for again.
+            size = min(2 * size, MAX_WINDOW) if new else 2 * size
+            query = ViewQuery(limit=size, include_docs=True, reduce=False, start_key=rows[-1].key)
 
     async def _lock(self, chosen: Sequence[Document], claimed: Claimed) -> None:
         sent = self._environment.monotonic()

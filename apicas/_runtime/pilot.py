@@ -443,7 +443,8 @@ class Pilot:
         since, ended = self._rate_of
         if self._ended - ended >= self._workers and now - since >= RATE_TIME:
             latest = (self._ended - ended) / (now - since)
-            self._rate = latest if not self._rate else (self._rate + latest) / 2
+            # By the time that it is about: what two claims bring one after the other is not the rate of a second.
+            self._rate += (latest - self._rate) * (min(1.0, now - since) if self._rate else 1.0)
             self._rate_of = (now, self._ended)
 
     def _take(self, tokens: list[Token]) -> None:

@@ -88,6 +88,9 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     no_linger: Annotated[
         bool, typer.Option("--no-linger", help="End when todo is empty, also if others may give tokens back.")
     ] = False,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="Claim the first tokens of a view, by its keys, and not just any.")
+    ] = False,
     lock_timeout: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +145,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         views=tuple(view or ["todo"]),
         endless=endless,
         linger=not no_linger,
+        in_order=in_order,
         lock_timeout=seconds(lock_timeout, "--lock-timeout") or configuration.lock_timeout,
         foreign_lock_timeout=seconds(foreign_lock_timeout, "--foreign-lock-timeout")
         or configuration.foreign_lock_timeout,

@@ -39,6 +39,7 @@ class Plan:
     views: Sequence[str]
     endless: bool = False
     linger: bool = True
+    in_order: bool = False
     lock_timeout: float | None = None
     foreign_lock_timeout: float | None = None
     outbox: str | None = None
@@ -49,6 +50,7 @@ class Plan:
             client,
             views=self.views,
             linger=self.linger,
+            in_order=self.in_order,
             lock_timeout=self.lock_timeout,
             foreign_lock_timeout=self.foreign_lock_timeout,
             outbox=self.outbox,

@@ -298,6 +298,13 @@ class Client(Protocol):
         """
         ...
 
+    def portion(self, view: str, wanted: int) -> int:
+        """How many tokens to claim from a view at a time, where `wanted` could be used.
+
+        Fewer where others claim from it as well and little is left: claims of all would meet, and all but one be lost.
+        """
+        ...
+
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view, keyed as asked for; per Monitor state where none are named."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from apicas.clients.couch import CouchClient
 from apicas.clients.couch.designs import OWN_NAME
 from apicas.clients.port import Permissions, SaveStatus
 from apicas.exceptions import AccessDeniedError, ConfigError, ViewNotFoundError
+from apicas.iterators import BasicViewIterator
 from apicas.tokens import TokenState
 from apicas.views import MONITOR_VIEWS, View, field
 from tests.couchdb import SERVERS, Server, guarded_server, server
@@ -180,6 +182,51 @@ async def test_a_sample_goes_on_past_documents_that_are_gone(client: CouchClient
     found = [document["_id"] for document in await client.sample("todo", 3, 0.5)]
     assert len(found) == 3
     assert set(found) < {"t1", "t3", "t4", "t5"}
+
+
+async def test_claims_begin_somewhere_and_go_on_from_there(client: CouchClient) -> None:
+    await client.setup()
+    await client.upload({"_id": f"t{number:05}"} for number in range(600))
+    async with BasicViewIterator(client, outbox=False) as tokens:
+        claimed = [token.id for _ in range(5) for token in await tokens.claim(20)]
+    assert len(set(claimed)) == 100
+    breaks = sum(later != f"t{int(one[1:]) + 1:05}" for one, later in pairwise(claimed))
+    assert breaks <= 1  # from the last one to the first
+
+
+@pytest.fixture
+async def ranked(client: CouchClient) -> list[str]:
+    """Ids in the order of a view with keys that many tokens share."""
+    await client.setup()
+    function = 'function (doc) {if (doc.type == "token" && !doc.lock) {emit(-doc.rank, null);}}'
+    await client.add_view("Ranked/todo", function)
+    await client.upload({"_id": f"t{number:04}", "rank": number // 100} for number in range(400))
+    return [f"t{100 * rank + number:04}" for rank in (3, 2, 1, 0) for number in range(100)]
+
+
+async def test_a_view_with_keys_of_its_own_is_claimed_in_their_order(client: CouchClient, ranked: list[str]) -> None:
+    async with BasicViewIterator(client, view="Ranked/todo", in_order=True, outbox=False) as tokens:
+        claimed: list[str] = []
+        while some := await tokens.claim(100):  # fewer, where the server is slow
+            claimed += [token.id for token in some]
+    assert claimed == ranked
+
+
+async def test_such_a_view_is_claimed_nearly_in_order_by_default(client: CouchClient, ranked: list[str]) -> None:
+    """From a window at its beginning, in which pilots keep apart."""
+    async with BasicViewIterator(client, view="Ranked/todo", outbox=False) as tokens:
+        for number in range(1, 4):
+            claimed = [token.id for token in await tokens.claim(20)]
+            assert set(claimed) <= set(ranked[: 20 * number + 64])
+
+
+async def test_many_that_wait_and_share_a_key_do_not_hide_others(client: CouchClient, ranked: list[str]) -> None:
+    """A page after the other begins with the same key."""
+    later = {"apicas": {"not_before": client.time() + 10_000}}
+    documents = [document for document in await client.get(ranked[:-1]) if document]
+    assert all(result.written for result in await client.save([{**document, **later} for document in documents]))
+    async with BasicViewIterator(client, view="Ranked/todo", in_order=True, outbox=False) as tokens:
+        assert [token.id for token in await tokens.claim(10)] == ranked[-1:]
 
 
 async def test_a_view_of_nobody(client: CouchClient) -> None:

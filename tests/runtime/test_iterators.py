@@ -156,6 +156,18 @@ async def test_waiting_tokens_do_not_hide_others() -> None:
 
 
 @virtual
+async def test_the_first_tokens_of_a_view_come_first_if_asked_for() -> None:
+    """Also behind some that wait, and when there are fewer than asked for."""
+    client = make_pool()
+    await client.upload([{"_id": f"t{n:03}"} for n in range(200)])
+    await client.edit("t001", lambda token: token.update({"apicas": {"not_before": unix_time() + 10_000}}))
+    async with pilot(client, in_order=True) as tokens:
+        claimed = [[token.id for token in await tokens.claim(60)] for _ in range(4)]
+    expected = ["t000", *(f"t{n:03}" for n in range(2, 200))]
+    assert claimed == [expected[0:60], expected[60:120], expected[120:180], expected[180:]]
+
+
+@virtual
 async def test_pilots_share_a_pool_without_working_anything_twice() -> None:
     """Eight pilots, many races, every token exactly once."""
     client = make_pool()

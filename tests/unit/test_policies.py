@@ -20,6 +20,7 @@ from apicas.policies import (
     Backoff,
     LeaseTimes,
     LoopLag,
+    Portion,
     RetryDelays,
     Spread,
     Standing,
@@ -215,6 +216,31 @@ def test_the_spread_widens_at_once_and_narrows_slowly() -> None:
     assert Spread(factor=4).after(won=5, lost=5).factor == 8
     assert Spread(factor=4).after(won=10, lost=0).factor == 3
     assert Spread(factor=4).after(won=95, lost=5).factor == 4
+
+
+CLAIMS = st.tuples(st.integers(1, MAX_CLAIM), st.integers(0, MAX_CLAIM), st.floats(0, 10))
+
+
+@given(st.lists(CLAIMS))
+def test_a_portion_stays_within_its_bounds(claims: list[tuple[int, int, float]]) -> None:
+    portion = Portion()
+    for wanted, lost, seconds in claims:
+        portion = portion.after(wanted, lost, seconds)
+        assert portion.least <= portion.size <= portion.most
+
+
+def test_a_portion_grows_a_bit_and_shrinks_to_half() -> None:
+    portion = Portion(size=200)
+    assert portion.after(wanted=200, lost=4, seconds=0.1).size == 264
+    assert portion.after(wanted=200, lost=5, seconds=0.1).size == 100
+    assert portion.after(wanted=200, lost=0, seconds=0.6).size == 100
+
+
+def test_a_small_claim_says_little_about_portions() -> None:
+    """What took long did so for other reasons; and that fewer are wanted is no sign that more could be had."""
+    portion = Portion(size=200)
+    assert portion.after(wanted=20, lost=0, seconds=5.0) == portion
+    assert portion.after(wanted=20, lost=0, seconds=0.1) == portion
 
 
 @given(st.floats(0, 1e9), st.integers(1, 1024), st.one_of(st.none(), st.integers(0, 5000)))

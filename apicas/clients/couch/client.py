@@ -11,9 +11,11 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, Final
 from urllib.parse import quote
 
 from typing_extensions import Unpack
@@ -31,9 +33,11 @@ from apicas.clients.couch.credentials import Login
 from apicas.clients.couch.feed import await_arrivals, follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.history import successor
+from apicas.clients.couch.landing import Update
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
 from apicas.clients.couch.pulse import Pulse
 from apicas.clients.couch.reading import READ_AT_ONCE, Reader
+from apicas.clients.couch.stretches import MANY_LOST, Stretches
 from apicas.clients.couch.transport import Transport
 from apicas.clients.couch.writing import BulkWriter, tombstone
 from apicas.clients.port import (
@@ -41,6 +45,7 @@ from apicas.clients.port import (
     AttachmentInfo,
     Permissions,
     SaveResult,
+    SaveStatus,
     SetupReport,
     StoredChange,
     ViewQuery,
@@ -53,6 +58,8 @@ from apicas.exceptions import (
     ViewNotFoundError,
 )
 from apicas.views import MONITOR, MONITOR_VIEWS, OVERVIEW, View, full_name
+
+LOCKED: Final = f"{MONITOR}/locked"
 
 
 class CouchClient(PoolClient):
@@ -103,6 +110,8 @@ class CouchClient(PoolClient):
         self._reader = Reader(self._transport, self._path)
         self._split_feed = SplitFeed(self._transport, f"{self._path}/_changes")
         self._pulse = Pulse()
+        self._stretches: dict[str, Stretches] = {}
+        """Where claims go on, by view."""
         self._attachments = Attachments(self._transport, self._path, self._options)
 
     @property
@@ -302,32 +311,27 @@ class CouchClient(PoolClient):
     async def sample(
         self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
     ) -> list[Document]:
-        """Read documents of a view: a stretch of the rows at its beginning, with a place among them.
+        """Read documents of a view: neighbours, from a random place on. Others than those in todo are of use to nobody.
 
-        The keys of Monitor's views are ids, of which nobody knows how they are spread: nobody can begin in the middle.
+        A sample goes on where the last one ended, and elsewhere when others have been there; see `stretches`.
         """
-        found: dict[str, Document] = {}
-        seen: set[str] = set()
-        page: dict[str, Any] = {"reduce": False, **({} if fresh else {"update": "lazy"})}
-        while len(found) < limit:
-            page["limit"] = max(window, limit - len(found)) + (1 if seen else 0)
-            rows = (await self._view(view, page, fresh=fresh))["rows"]
-            new = [row["id"] for row in rows if row["id"] not in seen]
-            start = int(place * len(new))
-            await self._read_some(new[start:] + new[:start], limit, found)
-            if not new or len(rows) < page["limit"]:
-                break
-            # Some rows had no document any more: go on. The last row is asked for again, since it may be gone by then.
-            seen.update(new)
-            page |= {"startkey": rows[-1]["key"], "startkey_docid": rows[-1]["id"]}
-        return list(found.values())
+        return await self._stretches_of(view).sample(limit, place, window=window, fresh=fresh)
 
-    async def _read_some(self, ids: Sequence[str], limit: int, found: dict[str, Document]) -> None:
-        """Read documents in their order until `limit` are found, or there are no more."""
-        while ids and len(found) < limit:
-            wanted = limit - len(found)
-            found |= await self._reader.documents(ids[:wanted])
-            ids = ids[wanted:]
+    def portion(self, view: str, wanted: int) -> int:
+        """Fewer than wanted where this client has met others, and not much is left."""
+        return self._stretches_of(view).portion(wanted)
+
+    def _stretches_of(self, view: str) -> Stretches:
+        name = full_name(view)
+        if name not in self._stretches:
+            self._stretches[name] = Stretches(
+                partial(self._rows, name), partial(self._rows, LOCKED), self._reader.documents, time.monotonic
+            )
+        return self._stretches[name]
+
+    async def _rows(self, view: str, parameters: Mapping[str, Any], update: Update) -> Any:
+        body = {"reduce": False, **parameters, **({} if update == "true" else {"update": update})}
+        return await self._view(view, body, fresh=update == "true")
 
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view: one request for all states, and one for each other view."""
@@ -391,7 +395,11 @@ class CouchClient(PoolClient):
         return [results[place] for place in range(len(batch))]
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        return await self._writer.write(batch)
+        results = await self._writer.write(batch)
+        if len(batch) < MANY_LOST * sum(result.status is SaveStatus.CONFLICT for result in results):
+            for stretches in self._stretches.values():
+                stretches.leave()
+        return results
 
     async def _successor(self, document_id: str, rev: str | None) -> Document | None:
         return await successor(self._transport, self._path, document_id, rev)
