@@ -27,8 +27,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import apicas
+from apicas._runtime.dedicated import loop_factory, tune
 from benchmarks.goals import apart, is_quick, parser, scratch, show
-from benchmarks.spawning import loop_of_run
 from benchmarks.suite.verdicts import COUCH, Verdict
 
 LIMIT: Final = 60.0
@@ -76,6 +76,7 @@ async def piloted(pool: str, tokens: int) -> dict[str, float]:
 
     async with apicas.connect(pool) as client:
         run = apicas.run
+        tune()
         figures["start MB"] = resident()
         start = time.perf_counter()
         report = await run(work, client, workers=64)
@@ -87,7 +88,7 @@ async def piloted(pool: str, tokens: int) -> dict[str, float]:
 
 def measure(what: str, pool: str, tokens: int) -> dict[str, float]:
     """One step, in this process."""
-    with asyncio.Runner(loop_factory=loop_of_run()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         if what == "pilot":
             return runner.run(piloted(pool, tokens))
         runner.run(upload(pool, tokens) if what == "upload" else delete(pool))

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import apicas
+from apicas._runtime.dedicated import loop_factory
 from benchmarks.goals import apart, is_quick, middle, parser, scratch, show
-from benchmarks.spawning import loop_of_run
 from benchmarks.suite.verdicts import Verdict
 
 
@@ -84,7 +84,7 @@ async def bare(row: Row) -> dict[str, float]:
 
 def measure(who: str, row: Row) -> dict[str, float]:
     """One measurement, in this process."""
-    with asyncio.Runner(loop_factory=loop_of_run()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run((piloted if who == "pilot" else bare)(row))
 
 

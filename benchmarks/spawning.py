@@ -6,8 +6,8 @@
 The bare spawner starts each command with `asyncio.create_subprocess_exec` in a session of its own, with both pipes
 captured, as many at once as the pilot has workers, and does nothing else. Its loop is asyncio's own, and waits for
 processes by pidfd, as Python does from 3.12 on: with the threads of Python 3.11 it is half as fast. (On uvloop it is
-slower still.) The pilot runs on the loop that `apicas run` takes. Its time is from the first claim to the last commit;
-opening the pool is not in it, since the bare spawner has none.
+slower still.) The pilot runs as `apicas run` does: on the same loop, in a process that is nothing else. Its time is
+from the first claim to the last commit; opening the pool is not in it, since the bare spawner has none.
 
 Both run in turns, each in a process of its own; a ratio is the median over pairs.
 """
@@ -20,12 +20,13 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import apicas
 from apicas._runtime.command import CommandRunner
+from apicas._runtime.dedicated import loop_factory, tune
 from benchmarks.goals import apart, cores, is_quick, middle, parser, scratch, show
 from benchmarks.suite.verdicts import Verdict
 
@@ -92,6 +93,7 @@ async def piloted(command: Sequence[str], tokens: int, workers: int) -> Taken:
             await client.upload({"input": number} for number in range(tokens))
         async with apicas.connect(pool) as client:
             work, run = CommandRunner(command), apicas.run  # imported here, and not in the time that is taken
+            tune()
             taken = Taken()
             report = await run(work, client, workers=workers)
             taken.so_far()
@@ -100,21 +102,12 @@ async def piloted(command: Sequence[str], tokens: int, workers: int) -> Taken:
         return taken
 
 
-def loop_of_run() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop that `apicas run` takes."""
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
-    return factory
-
-
 def measure(who: str, milliseconds: int, tokens: int, workers: int) -> Taken:
     """One measurement, in this process."""
-    pilot = who == "pilot"
-    with asyncio.Runner(loop_factory=loop_of_run() if pilot else None) as runner:
-        return runner.run((piloted if pilot else bare)(command_of(milliseconds), tokens, workers))
+    if who == "bare":
+        return asyncio.run(bare(command_of(milliseconds), tokens, workers))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(piloted(command_of(milliseconds), tokens, workers))
 
 
 def compare(milliseconds: int, workers: int, repeats: int, seconds: float) -> Verdict:
