@@ -32,7 +32,7 @@ SMALL_DOUBT: Final = 64
 """Rows that may be missing, when a client begins, without others having taken them."""
 MET: Final = 10.0
 """Seconds for which a client that has met others leaves them their portion."""
-PORTIONS: Final = 64
+PORTIONS: Final = 128
 """Into how many a view is divided among clients that have met: several for each, and room between them."""
 PORTIONS_ALONE: Final = 16
 """The same for one that has met nobody: the others may just have begun."""
