@@ -88,10 +88,6 @@ TRANSITIONS: Final[Mapping[Change, Mapping[TokenState, tuple[TokenState, ...]]]]
 )
 """Every legal change, and the states that it can lead to. The diagram in the docs is drawn from this table."""
 
-_NEW: Final[Mapping[str, Any]] = MappingProxyType(
-    {"type": "token", "lock": 0, "done": 0, "hostname": "", "scrub_count": 0}
-)
-
 
 def new_token(content: Mapping[str, Any], identifier: str) -> Document:
     """A document that every PiCaS tool can work with, from a user's content.
@@ -103,7 +99,11 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
     """
     document: Document = {
         "_id": identifier,
-        **_NEW,
+        "type": "token",
+        "lock": 0,
+        "done": 0,
+        "hostname": "",
+        "scrub_count": 0,
         "exit_code": "",
         "error": [],
         "input": {},

@@ -7,12 +7,11 @@ cut in half until the document that spoils it stands alone; it is rejected, the 
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import msgspec
 from typing_extensions import TypedDict, Unpack
@@ -28,7 +27,6 @@ from apicas._documents import (
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,
-    Reject,
     SaveResult,
     SaveStatus,
     SetupReport,
@@ -40,6 +38,7 @@ from apicas.clients.port import (
     ViewRow,
 )
 from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, has_file
+from apicas.clients.uploading import Tokens, Upload
 from apicas.exceptions import (
     EditConflictError,
     InvalidTokenError,
@@ -50,13 +49,10 @@ from apicas.exceptions import (
 from apicas.tokens import Token, new_token
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View
 
-Tokens: TypeAlias = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
-
 MAX_BULK_DOCUMENTS: Final = 1000
 """Where the throughput of CouchDB's bulk writes levels off."""
 MAX_BULK_BYTES: Final = 4_000_000
 """Keeps a request to a slow server within its timeout, and the memory of both sides flat."""
-MAX_REJECTS_KEPT: Final = 100
 EDIT_ATTEMPTS: Final = 20
 
 
@@ -341,23 +337,8 @@ class PoolClient(ABC):
             tokens: the contents; `{"input": ...}` is enough.
             on_progress: called after each bulk with the report so far.
         """
-        report = UploadReport()
-        pending: list[tuple[int, EncodedDocument]] = []
-        size = position = 0
-        async with _OneAtATime() as writes:
-            async for content in _stream(tokens):
-                encoded = self._new(content)
-                if isinstance(encoded, SaveResult):
-                    _reject(report, position, content.get("_id") if isinstance(content, Mapping) else None, encoded)
-                else:
-                    pending.append((position, encoded))
-                    size += len(encoded.body)
-                position += 1
-                if len(pending) >= MAX_BULK_DOCUMENTS or size >= MAX_BULK_BYTES:
-                    await writes.start(self._upload_bulk(pending, report, on_progress))
-                    pending, size = [], 0
-        await self._upload_bulk(pending, report, on_progress)
-        return report
+        upload = Upload(self._new, self._write_new, MAX_BULK_DOCUMENTS, MAX_BULK_BYTES, on_progress)
+        return await upload.run(tokens)
 
     def _new(self, content: Any) -> EncodedDocument | SaveResult:
         if not isinstance(content, Mapping):
@@ -372,22 +353,10 @@ class PoolClient(ABC):
         """An `_id` for a token that has none."""
         return f"token_{uuid.uuid4().hex}"
 
-    async def _upload_bulk(
-        self,
-        bulk: Sequence[tuple[int, EncodedDocument]],
-        report: UploadReport,
-        on_progress: UploadProgress | None,
-    ) -> None:
-        if bulk:
-            results = await self._write_or_bisect([encoded for _, encoded in bulk])
-            results = await self._read_back.resolve([encoded.document for _, encoded in bulk], results)
-            for (position, encoded), result in zip(bulk, results, strict=True):
-                if result.written:
-                    report.uploaded += 1
-                else:
-                    _reject(report, position, encoded.id, result)
-        if on_progress is not None:
-            on_progress(report)
+    async def _write_new(self, bulk: Sequence[EncodedDocument]) -> list[SaveResult]:
+        """Write new tokens in one request, and find out about those that had no clear answer."""
+        results = await self._write_or_bisect(bulk)
+        return await self._read_back.resolve([encoded.document for encoded in bulk], results)
 
     async def edit(self, document_id: str, change: Callable[[Token], object]) -> Token:
         """Read a token, change it, and write it if nobody else did meanwhile; else again.
@@ -510,69 +479,6 @@ def _doubted(result: SaveResult) -> SaveResult:
     if result.status is SaveStatus.CONFLICT:
         return SaveResult(SaveStatus.UNKNOWN, reason="an earlier attempt may have written it")
     return result
-
-
-def _reject(report: UploadReport, position: int, identifier: Any, result: SaveResult) -> None:
-    report.rejected += 1
-    if len(report.rejects) < MAX_REJECTS_KEPT:
-        reason = "this id is in the pool already" if result.status is SaveStatus.CONFLICT else result.reason
-        shown = identifier if isinstance(identifier, str) else None
-        report.rejects.append(Reject(position, shown, reason or result.status.value))
-
-
-class _OneAtATime:
-    """Runs coroutines one after the other, while its owner prepares the next; leaving it waits for the last.
-
-    An error of one comes out where the next is started, or at the end. What is under way when the owner fails is
-    finished; when the owner is cancelled, it is cancelled.
-    """
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start a coroutine as soon as the one before has ended."""
-        try:
-            await self._wait()
-        except BaseException:
-            work.close()
-            raise
-        self._task = asyncio.create_task(work)
-        await asyncio.sleep(0)  # it gets as far as the store before its owner goes on
-
-    async def _wait(self) -> None:
-        task, self._task = self._task, None
-        if task is None:
-            return
-        try:
-            await task
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait([task])
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, asyncio.CancelledError) and self._task is not None:
-            self._task.cancel()
-        try:
-            await self._wait()
-        except Exception:
-            if error is None:  # else the first error is the one that counts
-                raise
-
-
-async def _stream(tokens: Tokens) -> AsyncIterator[Mapping[str, Any]]:
-    if isinstance(tokens, AsyncIterable):
-        async for token in tokens:
-            yield token
-    else:
-        for token in tokens:
-            yield token
 
 
 async def _one_chunk(data: bytes | bytearray) -> AsyncIterator[bytes]:
