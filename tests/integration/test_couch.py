@@ -186,6 +186,8 @@ async def test_a_sample_goes_on_past_documents_that_are_gone(client: CouchClient
 
 async def test_claims_begin_somewhere_and_go_on_from_there(client: CouchClient) -> None:
     await client.setup()
+    if client.replicated:
+        pytest.skip("which replica answers, with what in its index, is chance")
     await client.upload({"_id": f"t{number:05}"} for number in range(600))
     async with BasicViewIterator(client, outbox=False) as tokens:
         claimed = [token.id for _ in range(5) for token in await tokens.claim(20)]
@@ -205,6 +207,8 @@ async def ranked(client: CouchClient) -> list[str]:
 
 
 async def test_a_view_with_keys_of_its_own_is_claimed_in_their_order(client: CouchClient, ranked: list[str]) -> None:
+    if client.replicated:
+        pytest.skip("which replica answers, with what in its index, is chance")
     async with BasicViewIterator(client, view="Ranked/todo", in_order=True, outbox=False) as tokens:
         claimed: list[str] = []
         while some := await tokens.claim(100):  # fewer, where the server is slow
