@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import msgspec
 from typing_extensions import override
 
 from apicas._documents import shown
@@ -104,8 +105,7 @@ class Condition(ABC):
         """The condition as JSON, to be stored with a pool; `condition_from_json` reads it back."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Field:
+class Field(msgspec.Struct, frozen=True, eq=False):
     """A field of a document, to be compared: `field("input", "cores") >= 4`."""
 
     path: tuple[str, ...]
@@ -294,8 +294,7 @@ def _read_condition(value: Any) -> Condition:
     raise ConfigError(f"{shown(value)} is no stored condition")
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """A view that lists the tokens of one state, and of these only the ones that fulfil a condition.
 
     Args:
@@ -309,7 +308,7 @@ class View:
     where: Condition | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", full_name(self.name))
+        msgspec.structs.force_setattr(self, "name", full_name(self.name))
         if self.state not in STATES:
             raise ConfigError(f"a view lists todo, locked, done or error tokens, not those in {self.state}")
         if self.design == MONITOR and (self.name != f"{MONITOR}/{self.state}" or self.where is not None):

@@ -28,3 +28,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return execute(arguments)
     finally:
         gc.set_threshold(*before)
+        if arguments is None:  # the process ends now, and would look through all that was imported once more
+            gc.freeze()

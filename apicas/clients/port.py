@@ -7,7 +7,6 @@ An adapter knows documents, not pilots: no rule about tokens is written in one. 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -54,8 +53,7 @@ class SaveResult(msgspec.Struct, frozen=True, gc=False):
         return self.status is SaveStatus.WRITTEN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewQuery:
+class ViewQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What to read of a view.
 
     Args:
@@ -82,8 +80,7 @@ class ViewQuery:
     fresh: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ViewRow:
+class ViewRow(msgspec.Struct, frozen=True):
     """A row of a view; `id` is None in a reduced one, `document` None where it was not asked for, or is gone."""
 
     id: str | None
@@ -92,8 +89,7 @@ class ViewRow:
     document: Document | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChange:
+class StoredChange(msgspec.Struct, frozen=True):
     """One entry of the changes feed."""
 
     seq: str
@@ -112,8 +108,7 @@ class Arrival(Enum):
     """Nothing came; a sign that whoever tells is there."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentInfo:
+class AttachmentInfo(msgspec.Struct, frozen=True):
     """What is known of an attachment without reading it."""
 
     name: str
@@ -122,8 +117,7 @@ class AttachmentInfo:
     """Bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetupReport:
+class SetupReport(msgspec.Struct, frozen=True):
     """What `setup` did."""
 
     created: bool = False
@@ -134,8 +128,7 @@ class SetupReport:
     """Design documents that were there, and differ from ours in text though not in the names of their views."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True):
     """A document that an upload left out."""
 
     position: int
@@ -144,17 +137,15 @@ class Reject:
     reason: str
 
 
-@dataclass(slots=True)
-class UploadReport:
+class UploadReport(msgspec.Struct):
     """What an upload did. Only the first rejects are kept; `rejected` counts all."""
 
     uploaded: int = 0
     rejected: int = 0
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[Reject] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Permissions:
+class Permissions(msgspec.Struct, frozen=True):
     """Who may use a database: members read and write, admins also change design documents and these lists."""
 
     members: tuple[str, ...] = ()
@@ -163,8 +154,7 @@ class Permissions:
     admin_roles: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(msgspec.Struct):
     """What a client and its forks have asked of the store so far. A pool in memory counts nothing."""
 
     requests: int = 0

@@ -7,8 +7,9 @@ again first, on the same revision: of the two at most one can win. Then what is 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from apicas._documents import Document, decode, encode
 from apicas.clients.port import SaveResult, SaveStatus
@@ -23,8 +24,7 @@ Successor: TypeAlias = Callable[[str, str | None], Awaitable[Document | None]]
 """The version of a document that replaced a revision (None: its first one); None where the store does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBack:
+class ReadBack(msgspec.Struct, frozen=True):
     """Finds out what became of writes.
 
     Args:

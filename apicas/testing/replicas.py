@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import anyio
+import msgspec
 from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
@@ -149,7 +149,7 @@ class ReplicatedClient(PoolClient):
         if not query.include_docs or not rows:
             return rows
         documents = await self.get([str(row.id) for row in rows])
-        return [replace(row, document=document) for row, document in zip(rows, documents, strict=True)]
+        return [msgspec.structs.replace(row, document=document) for row, document in zip(rows, documents, strict=True)]
 
     def _view(self, name: str) -> View:
         try:

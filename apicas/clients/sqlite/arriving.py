@@ -10,8 +10,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from apicas.clients.sqlite import documents
 from apicas.clients.sqlite.listings import find_listing
@@ -60,8 +61,7 @@ class Glance:
         return True
 
 
-@dataclass(slots=True)
-class Seen:
+class Seen(msgspec.Struct):
     """What was seen so far.
 
     Args:

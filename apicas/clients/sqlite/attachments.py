@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from apicas.clients.port import AttachmentInfo
 from apicas.exceptions import PoolUnavailableError
@@ -25,8 +26,7 @@ STUBS: Final = """CASE WHEN attached = 0 THEN 'null' ELSE (
 """SQL for the stubs of the attachments of a token in the rows `chosen`, as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """An attachment that comes inside a document."""
 
     content_type: str

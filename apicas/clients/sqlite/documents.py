@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeAlias
 
@@ -377,8 +376,7 @@ def is_text(value: str) -> bool:
     return (value.isascii() and "\x00" not in value) or not any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in value)
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(msgspec.Struct, frozen=True):
     """Documents as they come out of SQLite: JSON texts, each an array."""
 
     number: int

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
 
 from apicas._documents import decode, encode
 from apicas.clients.port import MISSING, ViewQuery
@@ -27,8 +28,7 @@ NO_TOKEN: Final = "no token"  # noqa: S105 - a state, not a secret
 _LARGEST_INTEGER: Final = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """A range of ids; None for no bound."""
 
     low: str | None = None
@@ -49,11 +49,11 @@ class Span:
 
     def beyond(self, last: str, *, descending: bool) -> Span:
         """What is left of the range behind an id."""
-        return replace(self, high=last, before=True) if descending else replace(self, low=last, after=True)
+        bounds = {"high": last, "before": True} if descending else {"low": last, "after": True}
+        return msgspec.structs.replace(self, **bounds)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """A view, in SQL."""
 
     where: str

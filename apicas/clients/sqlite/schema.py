@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
+
+import msgspec
 
 from apicas.clients.sqlite.failures import is_busy, primary_code
 from apicas.exceptions import AccessDeniedError, ConfigError, PoolInUseError, PoolNotFoundError
@@ -82,8 +83,7 @@ class PoolConnection(sqlite3.Connection):
     """Whether the pool was made when this was opened."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolFile:
+class PoolFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file, and how to open it.
 
     Args:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass
+
+import msgspec
 
 from apicas.clients.sqlite.schema import PoolFile
 from apicas.clients.sqlite.thread import ConnectionThread
@@ -18,8 +19,7 @@ from apicas.exceptions import PoolError
 log = logging.getLogger("apicas.sqlite")
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     """A thread, and how many clients use it."""
 
     file: PoolFile

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from random import Random
 from typing import Any, Final, TypeVar
+
+import msgspec
 
 from apicas.clients.sqlite.failures import is_busy, translate
 from apicas.clients.sqlite.schema import PoolConnection
@@ -36,8 +37,7 @@ _FIRST_PAUSE: Final = 0.000_5
 _LONGEST_PAUSE: Final = 0.01
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(msgspec.Struct):
     operation: Operation[Any]
     begin: str
     """What starts the transaction; empty for none."""
