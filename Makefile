@@ -14,6 +14,7 @@ help:
 	@echo "make test    all tests, after setting up what they need"
 	@echo "make check   tests, lint and types: what CI runs"
 	@echo "make format  format the code"
+	@echo "make bench   how fast apicas is here, on a file: see benchmarks/README.md for much more"
 	@echo "make bench-setup  install the queues that benchmarks/ compares with, each in an environment of its own"
 
 $(BIN)/apicas: pyproject.toml
@@ -65,6 +66,9 @@ check: test lint types
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks run
 
 # What apicas is measured beside. A peer that is not there is skipped by `python -m benchmarks`, with a word.
 bench-setup: setup

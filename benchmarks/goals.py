@@ -35,7 +35,8 @@ def show(verdicts: Sequence[Verdict], *, as_json: bool) -> int:
 def _line(verdict: Verdict) -> str:
     figures = ", ".join(f"{name} {value:,.4g}" for name, value in verdict.figures.items())
     ratio = "" if verdict.ratio is None else f"{verdict.ratio:.3f}; "
-    return f"{verdict.name}: {ratio}{verdict.target}: {'met' if verdict.met else 'NOT MET'}\n    {figures}"
+    told = {True: "met", False: "NOT MET", None: verdict.note or "not judged"}[verdict.met]
+    return f"{verdict.name}: {ratio}{verdict.target}: {told}\n    {figures}"
 
 
 def apart(module: str, trial: dict[str, Any]) -> dict[str, float]:
