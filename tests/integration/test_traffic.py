@@ -114,7 +114,9 @@ async def test_a_run_asks_little_for_each_token(client: PoolClient) -> None:
     with counted(client) as traffic:
         report = await apicas.run(work, client, workers=64)
     assert report.done == TOKENS
-    assert traffic.requests <= 0.06 * TOKENS * (1 + client.replicated)
+    # 0.01 on a server that is quick. From a slow one less is claimed at a time, and this is no test of its speed.
+    most = 0.06 if isinstance(client, SQLiteClient) else 0.15
+    assert traffic.requests <= most * TOKENS * (1 + client.replicated)
     # Read once, locked once, written once: and on CouchDB the rows of the view, and the answers of the writes.
     assert traffic.sent <= TOKENS * (2 * SMALL + CLAIM + 60)
     assert traffic.received <= TOKENS * (3 * SMALL + CLAIM)
