@@ -70,11 +70,11 @@ async def test_a_claim_is_a_look_and_a_write(client: PoolClient) -> None:
     async with apicas.BasicViewIterator(client, outbox=False) as tokens:
         await tokens.claim(1)  # what is asked once, at the first claim
         with counted(client) as traffic:
-            claimed = [await tokens.claim(100) for _ in range(5)]
-        assert [len(some) for some in claimed] == [100] * 5
+            claimed = [await tokens.claim(30) for _ in range(5)]  # so few also where the server is slow
+        assert [len(some) for some in claimed] == [30] * 5
         assert traffic.requests <= (5 * 2 if isinstance(client, SQLiteClient) else 5 * 3 + 1)
-        assert traffic.sent <= 505 * (SMALL + CLAIM) + 50_000  # the keys of the looks
-        assert traffic.received <= 1010 * (SMALL + CLAIM)
+        assert traffic.sent <= 155 * (SMALL + CLAIM) + 50_000  # the keys of the looks
+        assert traffic.received <= 310 * (SMALL + CLAIM)
 
 
 async def test_a_hundred_outcomes_are_one_write(client: PoolClient) -> None:
