@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
+import anyio.lowlevel
+
 import apicas
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.dedicated import loop_factory, tune
@@ -93,6 +95,7 @@ async def piloted(command: Sequence[str], tokens: int, workers: int) -> Taken:
             await client.upload({"input": number} for number in range(tokens))
         async with apicas.connect(pool) as client:
             work, run = CommandRunner(command), apicas.run  # imported here, and not in the time that is taken
+            await anyio.lowlevel.checkpoint()  # and so is its backend
             tune()
             taken = Taken()
             report = await run(work, client, workers=workers)
