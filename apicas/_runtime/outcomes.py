@@ -115,6 +115,9 @@ class Concluding:
         """The outcome of a token: the user's mapping, with the change of state that the verdict calls for."""
         # Our own modifier changes no list and no object in place. What one of the user's changes is no lease's.
         content = token.peek() if type(self.modifier) is BasicTokenModifier else token.document
+        if content is lease.stored and isinstance(verdict, Returned) and verdict.value is None:
+            # Nobody has written anything: it is as it was locked.
+            return Outcome(self.modifier.close(dict(content), self.now()), Ending.DONE)
         document = _with_lease(content, lease)
         match verdict:
             case Returned(value):
@@ -258,8 +261,6 @@ def _is_ours(filename: str) -> bool:
 def _with_lease(content: Mapping[str, Any], lease: Lease) -> Document:
     """The user's mapping, but its id and its claim as the store knows them: nobody breaks the fence by hand."""
     stored = lease.stored
-    if content is stored:  # nobody has written anything
-        return dict(content)
     document = {**content, "_id": lease.token_id, "type": stored["type"]}
     if document.get("done") == 0 and document.get("apicas") == stored["apicas"]:  # as nearly all work leaves it
         document.update(lock=stored["lock"], done=0, apicas=stored["apicas"])  # True equals 1, and is no generation
