@@ -112,8 +112,7 @@ class Running:
     def __init__(self, case: Case, costs: Costs, duration: Duration | None = None) -> None:
         self.case = case
         self.engine = Engine()
-        own = case.rules.view == "spread"
-        self.server = CouchModel(self.engine, costs, case.server, own_views=own)
+        self.server = CouchModel(self.engine, costs, case.server)
         self.tokens = Tokens(case.tokens)
         self.tally = Tally()
         draw = duration or lengths(case.seconds)

@@ -37,8 +37,6 @@ class Costs:
     index_run: float = 0.003
     """Each time that a shard's index is brought up to date. CPU of a fresh view after bulks of 1 to 1,000, less those
     of the bulk and of the view, at no documents: 15 ms for two shards on a machine that was 2.2 times as slow."""
-    own_index: float = 0.00005
-    """A changed document in a second design document, of one view. Monitor's five, divided; see docs/scaling.md."""
     feed: float = 0.00002
     """A change that one open feed of arrivals leaves out: it reads the document and compares it. CPU of bulks of 64
     with 40 feeds open, less without."""

@@ -11,30 +11,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from apicas._runtime.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
 from apicas._runtime.pilot import RATE_TIME, UNSTARTED_LIMIT
 from apicas.clients.couch.pulse import may_follow
-from apicas.iterators import IDLE_POLL
+from apicas.clients.couch.stretches import MANY_LOST
+from apicas.iterators import IDLE_POLL, SAFETY_LOOK
 from apicas.policies import (
+    CLAIM_PORTION,
     MAX_CLAIM,
     Backoff,
     LeaseTimes,
+    Portion,
     Spread,
     choose,
     claim_ahead,
     jittered,
+    linger_pause,
     window_size,
     with_slack,
 )
-from benchmarks.scaling.engine import Callback, Engine, Process, Signal
+from benchmarks.scaling.engine import Engine, Process, Signal
 from benchmarks.scaling.pool import Tokens
 from benchmarks.scaling.server import Cores, CouchModel
+from benchmarks.scaling.walk import Request, Walk
 
 Duration: TypeAlias = Callable[[Random], float]
-Request: TypeAlias = Callable[[Callback], object]
 
+_LOOKS: Final = Backoff(first=0.05, most=IDLE_POLL)
+"""Pauses between looks at a view of which no feed tells."""
 PAGE = 500
 """Locked tokens in one request of a sweep."""
 
@@ -44,25 +50,24 @@ class Rules:
     """What the pilots of a case do; the defaults are what apicas does.
 
     Args:
-        view: where claims look: at the `head` of Monitor/todo, which is what a pool without our own views has, or
-            `spread` over the keys of the view of our own.
+        view: where claims look: they `walk` along neighbours from a random rank of Monitor/todo, or choose from its
+            `head`, as they did before.
         ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claim_ahead.
-        rate_time: seconds over which a pilot measures its rate at least.
         commit_pause: seconds for which outcomes gather before they are written.
         beat_jitter: whether looks for old locks are spread by a tenth.
         sweep: looks at `all` locked tokens of a pool, at those whose lock is `due`, or `none`.
-        linger_poll: whether those who linger at the end sweep at intervals of up to 10 s, or in the rhythm of sweeps.
+        linger: whether those who linger at the end look at the locks of others the less often the more these are, or
+            at intervals of up to 10 s however many.
         feeds: whether those who linger follow the feed of arrivals: `all` of them; those that apicas lets, on a busy
             pool `few`; or `none`.
     """
 
-    view: Literal["head", "spread"] = "spread"
+    view: Literal["head", "walk"] = "walk"
     ahead_seconds: float | None = None
-    rate_time: float = RATE_TIME
     commit_pause: float = 0.0
     beat_jitter: bool = False
     sweep: Literal["all", "due", "none"] = "all"
-    linger_poll: bool = True
+    linger: Literal["locks", "often"] = "locks"
     feeds: Literal["all", "few", "none"] = "few"
 
 
@@ -131,6 +136,8 @@ class Pilot:
         self._times = LeaseTimes(lease=setting.lease)
         self._cores = setting.cores or Cores(setting.engine, 1)
         self._spread = Spread()
+        self._portion = Portion()
+        self._walk = Walk(setting.engine, setting.server, setting.tokens, self._ask, self._note_read)
         self._idle = setting.workers
         self._stock: deque[tuple[int, float]] = deque()
         self._rate = 0.0
@@ -138,6 +145,12 @@ class Pilot:
         self._ended = 0
         self._changed = Signal(setting.engine)
         self._changed_beside = Signal(setting.engine)
+        self._came_back = Signal(setting.engine)
+        self._follows: bool | None = None
+        """Whether it follows the feed of arrivals; None where it has not asked to."""
+        self._lingers_since: float | None = None
+        self._looks = 0
+        """Looks since something was won."""
         self._asked = 0
         self._is_plenty = False
         self._under_way: set[int] = set()
@@ -166,7 +179,10 @@ class Pilot:
     def _have_begun(self, at: float) -> None:
         """Have a token for each worker from the start, its lock written at any time since the last beat."""
         tokens, rng, heartbeat = self._at.tokens, self._rng, self._times.heartbeat
-        for token in tokens.lock(tokens.stretch(rng.random() * 0.9, self._at.workers)):
+        free = tokens.stretch(rng.random() * 0.9, self._at.workers)
+        if len(free) < self._at.workers:
+            free = tokens.head(self._at.workers)
+        for token in tokens.lock(free, at):
             self._held[token] = at - heartbeat * rng.random()
             self._idle -= 1
             self._engine.call_at(at + self._at.residual(rng), self._end, token)
@@ -187,9 +203,9 @@ class Pilot:
     def _wanted(self) -> int:
         self._measure_rate()
         ahead = self._ahead()
-        buffered, workers = len(self._stock), self._at.workers
+        buffered, workers = len(self._stock) + self._asked, self._at.workers
         wanted = self._idle + ahead - buffered
-        return wanted if buffered < self._idle or wanted * 4 >= workers + ahead else 0
+        return min(wanted, CLAIM_PORTION) if buffered < self._idle or wanted * 4 >= workers + ahead else 0
 
     def _ahead(self) -> int:
         seconds = self._at.rules.ahead_seconds
@@ -200,25 +216,40 @@ class Pilot:
     def _measure_rate(self) -> None:
         now = self._engine.now
         since, ended = self._rate_of
-        if self._ended - ended >= self._at.workers and now > since + self._at.rules.rate_time:
+        if self._ended - ended >= self._at.workers and now - since >= RATE_TIME:
             latest = (self._ended - ended) / (now - since)
-            self._rate = latest if not self._rate else (self._rate + latest) / 2
+            self._rate += (latest - self._rate) * (min(1.0, now - since) if self._rate else 1.0)
             self._rate_of = (now, self._ended)
 
     def _feed(self) -> Process:
-        pauses, empty = Backoff(first=0.05, most=5.0), 0
         while not self.is_over:
             wanted = self._wanted()
             if wanted <= 0:
                 yield self._changed.wait(UNSTARTED_LIMIT / 2)
                 self._hand_back(self._engine.now - UNSTARTED_LIMIT)
             elif (yield from self._claim_and_take(wanted)):
-                empty = 0
+                self._follows, self._lingers_since, self._looks = None, None, 0
             elif self._held or self._asked:
-                yield pauses.delay(empty, self._rng)
-                empty += 1
+                yield from self._wait_for_return()
             else:
                 yield from self._linger()
+
+    def _wait_for_return(self) -> Process:
+        """Wait until nothing is held any more, a claim has come back, or it is time to look at the view again."""
+        follows = self._may_follow()
+        self._looks += 1
+        most = jittered(SAFETY_LOOK, self._rng) if follows else _LOOKS.delay(self._looks - 1, self._rng)
+        self._came_back = Signal(self._engine)
+        self._at.server.feeds += follows
+        yield self._came_back.wait(most)
+        self._at.server.feeds -= follows
+
+    def _may_follow(self) -> bool:
+        """Whether the feed of arrivals is followed; what is written is taken to be nothing but beats."""
+        if self._follows is None:
+            feeds, beats = self._at.rules.feeds, self._at.tokens.locked / self._times.heartbeat
+            self._follows = feeds == "all" or (feeds == "few" and may_follow(beats, self._rng))
+        return self._follows
 
     def _feed_beside(self) -> Process:
         """A second claim under way, as long as claims bring all that was asked for."""
@@ -235,6 +266,7 @@ class Pilot:
         won = yield from self._claim(wanted)
         self._asked -= wanted
         self._is_plenty = len(won) == wanted
+        self._came_back.set()
         self._take(won)
         return len(won)
 
@@ -258,50 +290,61 @@ class Pilot:
             attempt += 1
 
     def _try_claim(self, wanted: int) -> Process:
-        server, tokens, tally = self._at.server, self._at.tokens, self._at.tally
-        rows: list[int] = yield from self._rows(wanted)
-        if not rows:
-            return [], 0
-        yield from self._ask(lambda done: server.bodies(len(rows), done))
-        tally.read += len(rows)
-        found = [token for token in rows if tokens.is_todo(token) and token not in self._under_way]
-        if not found:
-            return [], len(rows)
-        chosen = choose(found, wanted, self._rng)
-        won: list[int] = []
-        sent = self._engine.now
-        self._under_way.update(chosen)
-        yield from self._ask(lambda done: server.write(len(chosen), lambda: won.extend(tokens.lock(chosen)), done))
-        self._under_way.difference_update(chosen)
+        """Claim once; answers with what was won, and with how many tokens were seen that others may have."""
+        tokens, tally, began = self._at.tokens, self._at.tally, self._engine.now
+        walks = self._at.rules.view == "walk"
+        if walks:
+            wanted = self._walk.stretches.portion(min(wanted, self._portion.size))
+        window, place = window_size(wanted, self._spread.factor), self._rng.random()
+        look = self._walk.sample(wanted, place, window) if walks else self._look_at_head(wanted, place, window)
+        rows: list[int] = yield from look
+        listed = [token for token in rows if token not in self._held and token not in self._under_way]
+        chosen = choose([token for token in listed if tokens.is_todo(token)], wanted, self._rng)
+        if not chosen:
+            return [], len(listed)
+        won: list[int] = yield from self._lock(chosen)
+        lost = len(chosen) - len(won)
+        if walks and len(chosen) < MANY_LOST * lost:
+            self._walk.stretches.leave()
         tally.won += len(won)
-        tally.lost += len(chosen) - len(won)
-        self._spread = self._spread.after(len(won), len(chosen) - len(won))
+        tally.lost += lost
+        self._spread = self._spread.after(len(won), lost)
+        self._portion = self._portion.after(wanted, lost, self._engine.now - began)
+        return won, len(listed)
+
+    def _lock(self, chosen: list[int]) -> Process:
+        server, tokens, sent = self._at.server, self._at.tokens, self._engine.now
+        won: list[int] = []
+
+        def swap() -> None:
+            won.extend(tokens.lock(chosen, self._engine.now))
+
+        self._under_way.update(chosen)
+        yield from self._ask(lambda done: server.write(len(chosen), swap, done))
+        self._under_way.difference_update(chosen)
         self._held.update(dict.fromkeys(won, sent))
         self._oldest = min(self._oldest, sent) if len(self._held) > len(won) else sent
-        return won, len(rows)
+        return won
 
-    def _rows(self, wanted: int) -> Process:
-        """The tokens that a claim reads."""
-        server, tokens, limit, place = self._at.server, self._at.tokens, with_slack(wanted), self._rng.random()
-        window = window_size(wanted, self._spread.factor)
+    def _look_at_head(self, wanted: int, place: float, window: int) -> Process:
+        """Tokens from a window at the beginning of the view."""
+        server, tokens, limit = self._at.server, self._at.tokens, with_slack(wanted)
         rows: list[int] = []
 
-        def look_at(read: Callable[[], list[int]]) -> Request:
-            def count() -> int:
-                rows.extend(read())
-                return len(rows)
+        def look() -> int:
+            rows.extend(tokens.head(max(window, limit)))
+            return len(rows)
 
-            return lambda done: server.rows(count, done)
+        yield from self._ask(lambda done: server.rows(look, done))
+        start = int(place * len(rows))
+        rows = (rows[start:] + rows[:start])[:limit]
+        if rows:
+            yield from self._ask(lambda done: server.bodies(len(rows), done))
+            self._note_read(len(rows))
+        return rows
 
-        if self._at.rules.view == "head":
-            yield from self._ask(look_at(lambda: tokens.head(max(window, limit))))
-            start = int(place * len(rows))
-            return (rows[start:] + rows[:start])[:limit]
-        yield from self._ask(look_at(lambda: tokens.stretch(place, limit)))
-        if len(rows) < limit:  # the view ended: on from its beginning
-            known = set(rows)
-            yield from self._ask(look_at(lambda: [one for one in tokens.head(limit) if one not in known]))
-        return rows[:limit]
+    def _note_read(self, bodies: int) -> None:
+        self._at.tally.read += bodies
 
     def _ask(self, request: Request) -> Process:
         """Send a request; while the server is away, again and again."""
@@ -375,18 +418,19 @@ class Pilot:
             batch, self._outcomes = self._outcomes[:MAX_BATCH], self._outcomes[MAX_BATCH:]
             if not batch:
                 continue
-            number = len(batch)
-            wrote = self._engine.now
+            wrote, locked = self._engine.now, [self._held[token] for token in batch]
             yield from self._ask(
-                lambda done, number=number: server.write(number, lambda: tokens.finish(number), done, kind="commit")  # type: ignore[misc]
+                lambda done, batch=batch, locked=locked: server.write(  # type: ignore[misc]
+                    len(batch), lambda: tokens.finish(batch), done, kind="commit", earlier=locked
+                )
             )
             now = self._engine.now
             tally.oldest = max(tally.oldest, now - min(map(self._held.__getitem__, batch)))
             for token in batch:
                 del self._held[token]
-            tally.ended += number
+            tally.ended += len(batch)
             if not self._held:
-                self._tell_feeders()
+                self._came_back.set()
 
     def _beat(self) -> Process:
         look, age = min(self._times.heartbeat / 10, 5.0), self._times.heartbeat
@@ -415,10 +459,10 @@ class Pilot:
             yield jittered(self._times.sweep, self._rng)
 
     def _sweep(self) -> Process:
-        """Look at the locked tokens, page by page."""
+        """Look at the locked tokens, page by page; answers with how many they were."""
         server, tally = self._at.server, self._at.tally
         tally.sweeps += 1
-        left = self._at.tokens.locked if self._at.rules.sweep == "all" else 0
+        looked = left = self._at.tokens.locked if self._at.rules.sweep == "all" else 0
         while True:
             page = min(PAGE, left)
             yield from self._ask(lambda done, page=page: server.rows(page, done))  # type: ignore[misc]
@@ -426,7 +470,7 @@ class Pilot:
                 yield from self._ask(lambda done, page=page: server.bodies(page, done))  # type: ignore[misc]
             left -= PAGE
             if left <= 0:
-                return
+                return looked
 
     # The end; see apicas.iterators. ---------------------------------------------------------------------------------
 
@@ -435,21 +479,25 @@ class Pilot:
         if not self._at.lingers:
             self.is_over = True
             return
-        began, idle, tokens = self._engine.now, 0, self._at.tokens
-        backoff = Backoff(first=0.05, most=IDLE_POLL)
-        rules, server = self._at.rules, self._at.server
-        beats = tokens.locked / self._times.heartbeat
-        follows = rules.feeds == "all" or (rules.feeds == "few" and may_follow(beats, self._rng))
-        server.feeds += follows
+        tokens, now = self._at.tokens, self._engine.now
+        began = self._lingers_since = now if self._lingers_since is None else self._lingers_since
+        follows = self._may_follow()
+        self._at.server.feeds += follows
         while tokens.locked and not tokens.todo:
-            yield from self._sweep()
+            looked: int = yield from self._sweep()
             # Each holder has been seen to beat once a heartbeat has gone by.
             if self._engine.now - began > self._times.heartbeat * 1.2:
                 break
-            sweep = jittered(self._times.sweep, self._rng)
-            yield min(backoff.delay(idle, self._rng), sweep) if rules.linger_poll else sweep
-            idle += 1
-        server.feeds -= follows
+            yield self._pause(looked)
+            if not follows:
+                return  # nothing would say that a token came: the view is looked at
+        self._at.server.feeds -= follows
         if not tokens.todo:
             yield from self._try_claim(self._at.workers)
             self.is_over = not tokens.todo
+
+    def _pause(self, looked: int) -> float:
+        """Seconds until the next look at the locks of others."""
+        self._looks += 1
+        sweep, often = jittered(self._times.sweep, self._rng), _LOOKS.delay(self._looks - 1, self._rng)
+        return linger_pause(often, looked, sweep) if self._at.rules.linger == "locks" else min(often, sweep)

@@ -49,7 +49,7 @@ def draw(entries: Sequence[Measured], path: Path) -> None:
         axes.set_ylabel(unit, fontsize=9, color=_INK)
         axes.set_xlabel("pilots, each with 64 workers", fontsize=9, color=_INK)
     said = (
-        "solid: claims spread over the keys of apicas's own view; dashed: claims at the head of Monitor/todo; no sweeps"
+        "solid: claims that walk from a random rank of Monitor/todo; dashed: claims at its head, as before; no sweeps"
     )
     figure.text(0.5, -0.005, said, ha="center", va="top", fontsize=9, color=_INK)
     with rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none", "font.family": "sans-serif"}):
@@ -63,7 +63,7 @@ def _draw_panel(
     labels: list[tuple[float, str, str]] = []
     lengths = sorted({one.token_seconds for one in entries})
     for colour, seconds in zip(_COLOURS, lengths, strict=False):
-        for view, style in (("head", "--"), ("spread", "-")):
+        for view, style in (("head", "--"), ("walk", "-")):
             line = sorted(
                 (one.pilots, value(one)) for one in entries if (one.token_seconds, one.view) == (seconds, view)
             )

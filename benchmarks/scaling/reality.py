@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from random import Random
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -19,18 +20,21 @@ import apicas
 from apicas._documents import Document
 from apicas._runtime.keeper import Keeper
 from apicas.actors import run_options, run_pilot, work_maker
+from apicas.clients.couch.landing import Update
+from apicas.clients.couch.stretches import MANY_LOST, Stretches
 from apicas.clients.memory import MemoryClient
-from apicas.clients.port import SaveResult, ViewQuery, ViewRow
+from apicas.clients.port import SaveResult, SaveStatus, ViewQuery, ViewRow
 from apicas.testing import run_virtual
 from apicas.testing.virtual import unix_time, virtual_environment, virtual_loop
+from apicas.tokens import TokenState, state_of
 from benchmarks.scaling.cases import Case, Measured, measured
 from benchmarks.scaling.costs import Costs, Server
 from benchmarks.scaling.pilot import Duration, Tally
+from benchmarks.scaling.pool import Tokens
 from benchmarks.scaling.server import Cores, CouchModel
+from benchmarks.scaling.walk import Answer, id_of, locked_of, request_rows, todo_of
 
 T = TypeVar("T")
-_SPREAD: Final = 2654435761
-"""Times a number it spreads over 32 bits."""
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -53,48 +57,60 @@ async def _wait(ask: Callable[[Callable[..., object]], object]) -> None:
 class TimedClient(MemoryClient):
     """A pool in memory, behind the model of a server.
 
+    Its claims walk as a CouchClient's do, by the same code; what the index of the modelled server says is in `tokens`.
+
     Args:
         server: the model.
+        tokens: of the pool, with ids that `id_of` gives them; kept up to date here.
         view: where claims look, as in Rules.
     """
 
     default_lease = 900.0
 
-    def __init__(self, server: CouchModel, view: Literal["head", "spread"]) -> None:
+    def __init__(self, server: CouchModel, tokens: Tokens, view: Literal["head", "walk"]) -> None:
         super().__init__(now=unix_time)
         self._server = server
+        self._tokens = tokens
         self._view_kind = view
+        self._stretches = Stretches(self._ask_todo, self._ask_locked, self._read, virtual_loop().time)
+        self._locked_at: dict[str, float] = {}
 
     @override
     def fork(self) -> TimedClient:
-        fork = TimedClient(self._server, self._view_kind)
-        fork._pool = self._pool
+        fork = TimedClient(self._server, self._tokens, self._view_kind)
+        fork._pool, fork._locked_at = self._pool, self._locked_at
         return fork
 
     @override
-    async def sample(self, view: str, limit: int, place: float, *, window: int = 0, **options: Any) -> list[Document]:
-        ids: list[str] = []
+    def portion(self, view: str, wanted: int) -> int:
+        return self._stretches.portion(wanted) if self._view_kind == "walk" else wanted
 
-        def list_them() -> int:
-            head = self._view_kind == "head"
-            ids.extend(self._rows(view, max(window, limit)) if head else self._stretch(view, limit, place))
-            return len(ids)
-
-        await _wait(lambda done: self._server.rows(list_them, done))
-        if self._view_kind == "head":
-            start = int(place * len(ids))
-            ids = (ids[start:] + ids[:start])[:limit]
+    @override
+    async def sample(
+        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
+    ) -> list[Document]:
+        if self._view_kind == "walk":
+            return await self._stretches.sample(limit, place, window=window, fresh=fresh)
+        rows = await self.query(view, ViewQuery(limit=max(window, limit), reduce=False))
+        ids = [row.id for row in rows if row.id is not None]
+        start = int(place * len(ids))
+        ids = (ids[start:] + ids[:start])[:limit]
         return [document for document in await self.get(ids) if document is not None] if ids else []
 
-    def _rows(self, view: str, limit: int, start_key: str = "") -> list[str]:
-        query = ViewQuery(limit=limit, reduce=False, start_key=start_key)
-        return [row.id for row in at_once(super().query(view, query)) if row.id is not None]
+    async def _ask_todo(self, parameters: Mapping[str, Any], update: Update) -> Answer:
+        return await self._ask(lambda: todo_of(self._tokens, parameters), update)
 
-    def _stretch(self, view: str, limit: int, place: float) -> list[str]:
-        """Ids from a place on, and on from the beginning; they are spread over the keys as hashes are."""
-        ids = self._rows(view, limit, f"{int(place * 2**32):08x}")
-        more = self._rows(view, limit - len(ids)) if len(ids) < limit else []
-        return list(dict.fromkeys(ids + more))
+    async def _ask_locked(self, parameters: Mapping[str, Any], update: Update) -> Answer:
+        return await self._ask(lambda: locked_of(self._tokens, parameters), update)
+
+    async def _ask(self, look: Callable[[], Answer], update: Update) -> Answer:
+        answers: list[Answer] = []
+        await _wait(request_rows(self._server, self._tokens, update, look, answers))
+        return answers[-1]
+
+    async def _read(self, ids: Sequence[str]) -> dict[str, Document]:
+        documents = await self.get(ids)
+        return {document["_id"]: document for document in documents if document is not None}
 
     @override
     async def get(self, ids: Sequence[str]) -> list[Document | None]:
@@ -118,12 +134,29 @@ class TimedClient(MemoryClient):
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         results: list[SaveResult] = []
         kind = "commit" if documents and documents[0].get("done") else "write"
+        earlier = [self._locked_at.pop(one["_id"], -inf) for one in documents if one.get("done")]
 
         def apply() -> None:
             results.extend(at_once(super(TimedClient, self).save(documents)))
+            self._mirror([one for one, result in zip(documents, results, strict=True) if result.written])
 
-        await _wait(lambda done: self._server.write(len(documents), apply, done, kind=kind))
+        await _wait(lambda done: self._server.write(len(documents), apply, done, kind=kind, earlier=earlier))
+        if len(documents) < MANY_LOST * sum(result.status is SaveStatus.CONFLICT for result in results):
+            self._stretches.leave()
         return results
+
+    def _mirror(self, written: Sequence[Mapping[str, Any]]) -> None:
+        """Let the modelled tokens be as those that were written."""
+        now = virtual_loop().time()
+        for document in written:
+            token, state = int(document["_id"]), state_of(document)
+            if state is TokenState.TODO:
+                self._tokens.release([token])
+            elif state is TokenState.LOCKED:
+                if self._tokens.lock([token], now):
+                    self._locked_at[document["_id"]] = now
+            else:
+                self._tokens.finish([token])
 
 
 @dataclass(slots=True)
@@ -160,11 +193,11 @@ def measure_real(case: Case, costs: Costs, server: Server, duration: Duration) -
 
 async def _measure(case: Case, costs: Costs, server: Server, duration: Duration) -> Measured:
     loop = virtual_loop()
-    model = CouchModel(loop, costs, server, own_views=case.rules.view == "spread")
+    model = CouchModel(loop, costs, server)
     tally, last = Tally(), 0.0
-    client = TimedClient(model, case.rules.view)
+    client = TimedClient(model, Tokens(case.tokens), case.rules.view)
     async with client:
-        await _Plain(client).upload({"_id": f"{number * _SPREAD % 2**32:08x}"} for number in range(case.tokens))
+        await _Plain(client).upload({"_id": id_of(number)} for number in range(case.tokens))
 
         async def pilot(number: int) -> None:
             nonlocal last
@@ -172,7 +205,7 @@ async def _measure(case: Case, costs: Costs, server: Server, duration: Duration)
             rng, cores = Random(f"{case.seed} {number}"), Cores(loop, 1)
             environment = virtual_environment(f"pilot-{number}", seed=hash((case.seed, number)))
             iterator = apicas.BasicViewIterator(
-                client, linger=False, outbox=False, environment=environment, lock_timeout=case.lease
+                client.fork(), linger=False, outbox=False, environment=environment, lock_timeout=case.lease
             )
 
             async def work(_token: apicas.Token) -> None:

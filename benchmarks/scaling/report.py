@@ -15,7 +15,7 @@ HEAD: Final = Rules(view="head")
 NO_SWEEP: Final = Rules(sweep="none")
 _SPANS: Final = {60.0: (10.0, 20.0), 3600.0: (30.0, 240.0)}
 """Seconds of warming up and of counting, by the length of a token."""
-_SHORT_SPANS: Final = {(0.0, "spread"): (60.0, 240.0), (0.0, "head"): (40.0, 40.0), (1.0, "spread"): (30.0, 34.0)}
+_SHORT_SPANS: Final = {(0.0, "walk"): (20.0, 20.0), (0.0, "head"): (30.0, 30.0), (1.0, "walk"): (15.0, 15.0)}
 """The same where a server is overloaded: many pilots are served in rounds, and a claim of each takes up to a minute."""
 
 
@@ -78,18 +78,15 @@ def rules_cases(pilots: int, seed: int) -> Iterator[Case]:
     yield replace(base, name="one by one: claimed as workers come free", rules=replace(NO_SWEEP, ahead_seconds=0.0))
     yield replace(base, name="claimed a few seconds ahead")
     yield replace(base, name="and outcomes gathered for 3 s", rules=replace(NO_SWEEP, commit_pause=3.0))
-    yield replace(base, name="with sweeps of all locks", rules=Rules(), warm=60.0, span=20.0)
-    yield replace(base, name="with sweeps of overdue locks", rules=Rules(sweep="due"), warm=60.0, span=20.0)
-    quick = replace(base, seconds=0.0, warm=60.0, span=240.0)
-    yield replace(quick, name="rates measured over what a claim brought", rules=replace(NO_SWEEP, rate_time=0.0))
-    yield replace(quick, name="rates measured over a tenth of a second")
+    yield replace(base, name="with sweeps of all locks", rules=Rules())
+    yield replace(base, name="with sweeps of overdue locks", rules=Rules(sweep="due"))
     yield replace(slow, name="tokens of 1 h, lease 900 s")
     yield replace(slow, name="tokens of 1 h, lease 60 s", lease=60.0, warm=30.0, span=30.0)
 
 
 def server_cases(pilots: int, seed: int) -> Iterator[Case]:
     """No-ops, to see where each server ends; the last but one has its writers and indexers in more shards."""
-    base = Case(name="", pilots=pilots, seconds=0.0, rules=NO_SWEEP, warm=60.0, span=120.0, seed=seed)
+    base = Case(name="", pilots=pilots, seconds=0.0, rules=NO_SWEEP, warm=20.0, span=20.0, seed=seed)
     for name, server in (
         ("4 cores, q=2", Server(cores=4)),
         ("16 cores, q=2", Server(cores=16)),
@@ -111,8 +108,8 @@ def storms(pilots: int, seed: int) -> Iterator[Storm]:
     yield outage_of(replace(case, lease=60.0), 600.0)
     yield end_of(replace(case, tokens=pilots * 100, rules=Rules()))
     hours = replace(case, seconds=3600.0)
-    for rules in (Rules(feeds="all"), Rules(), Rules(linger_poll=False), Rules(sweep="due")):
-        yield latecomers_of(replace(hours, rules=rules), seconds=120.0)
+    for rules in (Rules(linger="often"), Rules(), Rules(feeds="all"), Rules(sweep="due")):
+        yield latecomers_of(replace(hours, rules=rules), seconds=225.0)
     yield idleness(pilots, case)
 
 

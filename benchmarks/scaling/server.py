@@ -4,7 +4,7 @@
 - A bulk is split over the shards. A shard's writer is one process: while it commits, what arrives waits, and goes into
   the next commit together.
 - A fresh view waits until the shards have indexed all that was written before it came. An index run takes all that is
-  there when it begins, and is one process too.
+  there when it begins, and is one process too. What is written again before a run has taken it is indexed once.
 - On three nodes each of them writes, indexes, and reads bodies; a view's rows come from one copy.
 """
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 
 from benchmarks.scaling.costs import Costs, Server
 from benchmarks.scaling.engine import Clock
@@ -91,15 +92,31 @@ class Cores:
 
 
 @dataclass(slots=True)
+class _Bulk:
+    """A shard's part of a bulk."""
+
+    share: float
+    """Documents; may be less than one."""
+    earlier: Sequence[float]
+    """When the versions were written that the whole bulk replaces."""
+    shards: int
+    """That share the bulk."""
+    done: Done
+
+
+@dataclass(slots=True)
 class _Shard:
     """One shard: its writer, and its index."""
 
-    waiting: list[tuple[float, Done]] = field(default_factory=list)
-    """Documents (a share of a bulk may be less than one), and whom to tell."""
+    waiting: list[_Bulk] = field(default_factory=list)
     writing: bool = False
     written: float = 0.0
     """Documents since the beginning."""
     indexed: float = 0.0
+    taken_at: float = -inf
+    """When the last run of the indexer that has ended took what was there."""
+    began_at: float = -inf
+    """When the last run began."""
     indexing: bool = False
     readers: list[tuple[float, Done]] = field(default_factory=list)
 
@@ -111,20 +128,16 @@ class CouchModel:
         clock: the time.
         costs: of the requests.
         server: what it runs on.
-        own_views: whether there is a second design document whose views the pilots ask: an index more.
         cores: those that it shares with others, as on the machine of a validation.
     """
 
-    def __init__(
-        self, clock: Clock, costs: Costs, server: Server, *, own_views: bool = False, cores: Cores | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, costs: Costs, server: Server, *, cores: Cores | None = None) -> None:
         self._clock = clock
         self._costs = costs
         self._server = server
         self._scale = 1 / server.speed
         self.cores = cores or Cores(clock, server.cores * server.nodes)
         self._shards = [_Shard() for _ in range(server.q)]
-        self._index_cost = costs.index + (costs.own_index if own_views else 0.0)
         self._copies = server.nodes
         self._turn = 0
         self._unshown = 0.0
@@ -139,13 +152,22 @@ class CouchModel:
 
     # What is asked. -------------------------------------------------------------------------------------------------
 
-    def rows(self, number: Callable[[], int] | int, done: Done, *, fresh: bool = True) -> None:
-        """Rows of a view; how many there are may be known only when the index is up to date."""
+    def rows(self, number: Callable[[], int] | int, done: Done, *, fresh: bool = True, lazy: bool = False) -> None:
+        """Rows of a view; how many there are may be known only when the index is up to date.
+
+        Args:
+            number: of rows.
+            done: called with the answer.
+            fresh: whether the index is brought up to date before it.
+            lazy: whether that is done after it.
+        """
 
         def listed() -> None:
             found = number if isinstance(number, int) else number()
             self.documents["rows"] += found
             self._work(found * self._costs.row, end)
+            if lazy:
+                self._when_indexed(lambda: None)
 
         end = self._enter("rows", done, lambda: self._when_indexed(listed) if fresh else listed())
 
@@ -154,7 +176,9 @@ class CouchModel:
         self.documents["bodies"] += number
         end = self._enter("bodies", done, lambda: self._work(number * self._costs.body * self._copies, end))
 
-    def write(self, number: int, apply: Done, done: Done, *, kind: str = "write", taken: bool = True) -> None:
+    def write(
+        self, number: int, apply: Done, done: Done, *, kind: str = "write", earlier: Sequence[float] = ()
+    ) -> None:
         """Documents in one bulk.
 
         Args:
@@ -162,7 +186,7 @@ class CouchModel:
             apply: called at the moment at which they are compared and swapped.
             done: called with the answer.
             kind: what it is counted as.
-            taken: whether they change the store; for the index.
+            earlier: when the versions were written that they replace, as far as that is of interest to the index.
         """
         self.documents[kind] += number
         shards = self._some_shards(number)
@@ -178,10 +202,16 @@ class CouchModel:
             apply()
             share = number / len(shards)
             for shard in shards:
-                shard.waiting.append((share if taken else 0.0, committed))
+                shard.waiting.append(_Bulk(share, earlier, len(shards), committed))
                 self._commit(shard)
 
         end = self._enter(kind, done, lambda: self._work(number * self._costs.write, checked))
+
+    @property
+    def indexed_until(self) -> float:
+        """Seconds: what was written before is in the index."""
+        now = self._clock.time()
+        return min(now if shard.indexed >= shard.written else shard.taken_at for shard in self._shards)
 
     # How it is done. ------------------------------------------------------------------------------------------------
 
@@ -223,7 +253,7 @@ class CouchModel:
             return
         shard.writing = True
         batch, shard.waiting = shard.waiting, []
-        documents = sum(number for number, _ in batch)
+        documents = sum(bulk.share for bulk in batch)
 
         def stored() -> None:
             wait = (self._costs.sync - self._costs.sync_core) * self._scale
@@ -231,11 +261,11 @@ class CouchModel:
 
         def synced() -> None:
             shard.writing = False
-            shard.written += documents
+            shard.written += documents - sum(_written_again(bulk, shard.began_at) for bulk in batch)
             if self.feeds:
                 self._tell_feeds(documents)
-            for _, done in batch:
-                done()
+            for bulk in batch:
+                bulk.done()
             self._commit(shard)
 
         spent = documents * self._costs.append + self._costs.sync_core
@@ -288,10 +318,12 @@ class CouchModel:
         if shard.indexing or not shard.readers:
             return
         shard.indexing = True
-        target = shard.written
+        target, began = shard.written, self._clock.time()
+        shard.began_at = began
 
         def indexed() -> None:
             shard.indexing = False
+            shard.taken_at = began
             shard.indexed = target
             ready = [done for needed, done in shard.readers if needed <= target]
             shard.readers = [(needed, done) for needed, done in shard.readers if needed > target]
@@ -299,5 +331,10 @@ class CouchModel:
                 done()
             self._index(shard)
 
-        spent = (target - shard.indexed) * self._index_cost + self._costs.index_run
+        spent = (target - shard.indexed) * self._costs.index + self._costs.index_run
         self._on_all_copies(spent, indexed)
+
+
+def _written_again(bulk: _Bulk, since: float) -> float:
+    """How many documents of a shard's part replace a version that no run of the indexer has taken."""
+    return sum(at > since for at in bulk.earlier) / bulk.shards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Final
 
 from apicas._runtime.doorbell import Spacing
 from apicas.clients.couch.client import CouchClient
@@ -15,6 +16,9 @@ from benchmarks.scaling.costs import Costs
 from benchmarks.scaling.engine import Engine, Process
 from benchmarks.scaling.pool import Tokens
 from benchmarks.scaling.server import CouchModel
+
+_SETTLED: Final = 100.0
+"""Seconds after which those who came to linger have all had their first look at the locks of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ class _Idle:
 
     def __init__(self, pilots: int, arrivals: int, costs: Costs, case: Case) -> None:
         self.engine = Engine()
-        self.server = CouchModel(self.engine, costs, case.server, own_views=True)
+        self.server = CouchModel(self.engine, costs, case.server)
         self.tokens = Tokens(arrivals)
         self.tokens.lock(range(arrivals))
         self.waits: list[float] = []
@@ -203,14 +207,15 @@ def idleness(pilots: int, case: Case, *, arrivals: int = 40, every: float = 15.0
 
 
 def latecomers_of(case: Case, costs: Costs | None = None, *, seconds: float = 300.0) -> Storm:
-    """Tokens for half of the pilots: the others linger, since a token may yet come back from those that hold them."""
+    """Half of the pilots hold all tokens: the others linger, since a token may yet come back."""
     tokens = case.pilots * case.workers // 2
-    running = Running(replace(case, lingers=True, mixed=False, tokens=tokens), costs or Costs())
-    running.start()
+    running = Running(replace(case, lingers=True, tokens=tokens), costs or Costs())
     engine, server = running.engine, running.server
-    engine.run(30.0)
+    for number, pilot in enumerate(running.pilots):
+        pilot.start(rate=case.workers / case.seconds if number < case.pilots // 2 else 0.0)
+    engine.run(_SETTLED)
     busy, requests, bodies = server.cores.busy, server.requests.total(), server.documents["bodies"]
-    engine.run(30.0 + seconds)
+    engine.run(_SETTLED + seconds)
     return Storm(
         name=f"half too many, {_kind(case)}",
         pilots=case.pilots,
@@ -226,6 +231,6 @@ def latecomers_of(case: Case, costs: Costs | None = None, *, seconds: float = 30
 def _kind(case: Case) -> str:
     rules = case.rules
     looks = {"all": "sweeps of all locks", "due": "sweeps of overdue locks", "none": "no sweeps"}[rules.sweep]
-    often = ", every 10 s while lingering" if rules.linger_poll else ""
+    often = ", every 10 s while lingering" if rules.linger == "often" else ""
     feeds = ", a feed each" if rules.feeds == "all" else ""
     return f"{looks}{often}{feeds}"

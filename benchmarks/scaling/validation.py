@@ -42,8 +42,9 @@ def model_of_raw(tokens: int, server: Server, costs: Costs) -> float:
             yield lambda done: model.rows(BATCH, done)
             yield lambda done: model.bodies(BATCH, done)
             yield lambda done: model.write(len(rows), lambda: pool.lock(rows), done)
+            locked = [engine.now] * len(rows)
             yield lambda done: model.cores.run(RAW_TOKEN * BATCH, done)
-            yield lambda done: model.write(len(rows), lambda: pool.finish(len(rows)), done)
+            yield lambda done, locked=locked: model.write(len(rows), lambda: pool.finish(rows), done, earlier=locked)
 
     engine.start(loop())
     engine.run(1e9, lambda: pool.done == tokens)
@@ -60,7 +61,6 @@ def noop_case(pilots: int, tokens: int, cores: int) -> Case:
         whole=True,
         mixed=False,
         beside=True,
-        rules=Rules(view="head"),
         server=Server(cores=cores),
     )
 
@@ -100,7 +100,7 @@ def beside_pilots() -> None:
         (10, 1.0, 20_000),
         (10, 60.0, 12_000),
     ):
-        for rules in (Rules(view="head"), Rules(view="spread")):
+        for rules in (Rules(view="head"), Rules()):
             case = replace(noop_case(pilots, tokens, 2), seconds=seconds, rules=rules, beside=False)
             _print_pair(case, run(case), measure_real(case, Costs(), case.server, lengths(seconds)))
 

@@ -20,6 +20,7 @@ from benchmarks.scaling.reality import measure_real
 from benchmarks.scaling.report import Report, rounded, steady_cases, table
 from benchmarks.scaling.server import Cores, CouchModel
 from benchmarks.scaling.storms import idleness, latecomers_of, outage_of, start_of
+from benchmarks.scaling.walk import id_of, locked_of, todo_of
 
 SMALL = Server(cores=2)
 
@@ -140,14 +141,55 @@ def test_a_token_is_won_once() -> None:
     assert tokens.head(2) == [3, 4]
     tokens.release([1])
     assert tokens.head(2) == [1, 3]
-    tokens.finish(2)
+    tokens.finish([0, 8])
     assert (tokens.todo, tokens.locked, tokens.done) == (7, 1, 2)
+
+
+def test_the_index_lists_what_was_locked_since_it_was_brought_up_to_date() -> None:
+    tokens = Tokens(10_000)
+    tokens.lock([0, 1, 5000], now=3.0)
+    tokens.lock([9999], now=4.0)
+    tokens.index(3.5)
+    assert (tokens.todo, tokens.rows) == (9996, 9997)
+    assert tokens.listed(0, 10_000, 2) == [2, 3]
+    assert (tokens.rank(4999), tokens.rank(5001), tokens.last_listed()) == (4997, 4998, [9999])
+    assert (tokens.locked_before(4999), tokens.locked_before(9998)) == ([1], [5000])
+    tokens.release([1])
+    tokens.index(5.0)
+    assert (tokens.rank(5001), tokens.last_listed()) == (4999, [9998])
+
+
+def test_a_modelled_view_answers_as_a_real_one() -> None:
+    tokens = Tokens(100)
+    tokens.lock([10, 11])
+    tokens.index(1.0)
+    rows = [{"id": id_of(one), "key": id_of(one)} for one in (12, 13)]
+    assert todo_of(tokens, {"startkey": "0000001", "limit": 2}) == {"rows": rows, "total_rows": 98, "offset": 10}
+    ended = todo_of(tokens, {"startkey": id_of(98), "endkey": id_of(99), "inclusive_end": False, "limit": 9})
+    assert [row["id"] for row in ended["rows"]] == [id_of(98)]
+    assert todo_of(tokens, {"descending": True, "limit": 1})["rows"][0]["key"] == id_of(99)
+    assert locked_of(tokens, {"startkey": id_of(40)})["rows"][0]["id"] == id_of(11)
+
+
+def test_what_is_written_again_before_the_index_has_it_is_indexed_once() -> None:
+    def used(at: float) -> float:
+        engine = Engine()
+        server = CouchModel(engine, Costs(), SMALL)
+        server.write(100, lambda: None, lambda: server.write(100, lambda: None, look, earlier=[at] * 100))
+
+        def look() -> None:
+            server.rows(0, lambda: None)
+
+        engine.run(10.0)
+        return server.cores.busy
+
+    assert used(-math.inf) - used(0.0) == pytest.approx(100 * Costs().index)
 
 
 # Pilots. --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", ["head", "spread"])
+@pytest.mark.parametrize("view", ["head", "walk"])
 @pytest.mark.parametrize("seconds", [0.0, 2.0])
 def test_every_token_is_worked_once_and_none_is_left(view: str, seconds: float) -> None:
     case = a_case(seconds=seconds, rules=Rules(view=view))  # type: ignore[arg-type]  # one of two texts
@@ -189,10 +231,10 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
     assert run(case) != run(replace(case, seed=2))
 
 
-def test_claims_spread_over_the_keys_meet_less_than_at_the_head() -> None:
+def test_claims_that_walk_meet_less_than_at_the_head() -> None:
     case = a_case(pilots=30, seconds=1.0, tokens=10**6, whole=False, warm=3.0, span=3.0, server=Server(cores=16))
-    spread, head = run(case), run(replace(case, rules=Rules(view="head")))
-    assert spread.lost_share < 0.02 < head.lost_share
+    walk, head = run(case), run(replace(case, rules=Rules(view="head")))
+    assert walk.lost_share < 0.02 < head.lost_share
 
 
 def test_locks_of_long_tokens_are_refreshed_in_time() -> None:
@@ -209,7 +251,7 @@ def test_lengths_have_the_mean_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("pilots", "seconds", "tokens"), [(1, 0.0, 4000), (4, 1.0, 1500), (3, 30.0, 900)])
-@pytest.mark.parametrize("view", ["head", "spread"])
+@pytest.mark.parametrize("view", ["head", "walk"])
 def test_the_model_says_what_the_real_pilots_do(pilots: int, seconds: float, tokens: int, view: str) -> None:
     """Over the same server, in virtual time: the same rate, within a fifth, for about as many requests."""
     case = a_case(pilots=pilots, seconds=seconds, tokens=tokens, rules=Rules(view=view))  # type: ignore[arg-type]
@@ -239,10 +281,12 @@ def test_after_an_outage_locks_are_fresh_before_anybody_may_take_them() -> None:
 
 def test_those_who_linger_cost_more_the_more_locks_they_look_at() -> None:
     case = a_case(pilots=20, seconds=3600.0)
-    everything = latecomers_of(replace(case, rules=Rules(feeds="none")), seconds=60.0).figures
-    overdue = latecomers_of(replace(case, rules=Rules(sweep="due", feeds="none")), seconds=60.0).figures
-    assert everything["bodies_per_second"] > 100 > overdue["bodies_per_second"]
-    assert everything["cores_used"] > overdue["cores_used"]
+    often, usual, overdue = (
+        latecomers_of(replace(case, rules=Rules(feeds="none", sweep=sweep, linger=linger)), seconds=60.0).figures  # type: ignore[arg-type]  # two texts
+        for sweep, linger in (("all", "often"), ("all", "locks"), ("due", "often"))
+    )
+    assert often["bodies_per_second"] > usual["bodies_per_second"] > overdue["bodies_per_second"]
+    assert often["cores_used"] > usual["cores_used"]
 
 
 def test_an_idle_pilot_asks_less_than_twice_a_minute_and_a_token_is_found_at_once() -> None:
