@@ -389,10 +389,13 @@ class BasicTokenModifier:
         Raises:
             TransitionError: the token is in no Monitor view.
         """
-        self._allow(Change.RESET, token)
+        has_ended = self._allow(Change.RESET, token) in {TokenState.DONE, TokenState.ERROR}
         time = self._time(now)
         self._back_to_todo(token)
         token.update(scrub_count=0, hostname="")
+        if has_ended and annex(token):
+            # What a cluster stored on another branch is older than this wish, also an outcome; see heal_order.
+            self._annex(token, reset=generation_of(token))
         self._annex(
             token,
             crashes=None,

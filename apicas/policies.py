@@ -18,6 +18,7 @@ from apicas.tokens import (
     TokenState,
     annex,
     claim_of,
+    count,
     generation_of,
     is_foreign_lock,
     not_before,
@@ -451,13 +452,15 @@ _STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, *_
 def heal_order(leaves: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The live versions of one token that a cluster stored beside each other, the one to keep first.
 
-    One that is done comes first, then one in error: it may have been written by a majority, and what a minority wrote
-    on the same revision in that moment, a reclaim for instance, has the higher generation. Then by generation, then
-    locked before todo; then by claim and revision, so that every healer chooses alike.
+    One that a person has reset after its end comes before all that has not been, or earlier: they want the work done
+    again, whatever another branch has. Then one that is done, then one in error: a majority may have written it, and what a minority wrote on the same revision in that moment, a reclaim or a reset for instance, has the higher
+    generation. Then by generation, then locked before todo; then by claim and revision, so that every healer chooses
+    alike.
     """
     return sorted(
         leaves,
         key=lambda leaf: (
+            count(annex(leaf).get("reset")),
             _FINAL_RANK.index(state_of(leaf)) if state_of(leaf) in _FINAL_RANK else -1,
             generation_of(leaf),
             _STATE_RANK.index(state_of(leaf)),

@@ -82,6 +82,8 @@ class Invariants(Listener):
         self._settled: set[tuple[str, str]] = set()
         """Tokens and claims of which some replica has had an outcome."""
         self._finals: dict[str, tuple[float, Revision]] = {}
+        self._by_people: set[tuple[str, str]] = set()
+        """Ids and revisions of what people, and PiCaS, have written."""
         history.listeners.append(self)
 
     def violate(self, invariant: str, text: str) -> None:
@@ -213,6 +215,8 @@ class Invariants(Listener):
     def stored(self, write: Write) -> None:
         before, after = write.revision.parent, write.revision
         self._settled.add((after.id, annex(after.content).get("settled", "")))
+        if write.client in self.history.people:
+            self._by_people.add((after.id, after.rev))
         if after.deleted:
             if not self.history.store.all_leaves(after.id) and write.client not in self.history.people:
                 self.violate("nothing lost", f"{write.client} deletes the last version of {after.id}")
@@ -301,7 +305,10 @@ class Invariants(Listener):
         # A result that came to light beside an error, on a replica that was cut off, is better than the error.
         better = final.state is TokenState.ERROR and shown.state is TokenState.DONE
         gone = annex(final.content).get("settled") != annex(shown.content).get("settled")
-        if at > meddled and gone and not better:
+        # Nor is one better than what a person wrote on the other branch, whichever came first.
+        theirs = {one.rev for one in _line_of(shown)} - {one.rev for one in _line_of(final)}
+        is_theirs = any((identifier, rev) in self._by_people for rev in theirs)
+        if at > meddled and gone and not better and not is_theirs:
             self.violate("done stays", f"{identifier} was {final.state}, and that outcome is gone")
         for execution in self.history.executions:
             if (

@@ -374,6 +374,22 @@ def test_every_healer_keeps_the_same_leaf(order: list[int]) -> None:
     assert heal_order([ranked[place] for place in order]) == ranked
 
 
+def test_a_reset_of_what_had_ended_outlives_outcomes_that_it_did_not_see() -> None:
+    """A minority took an outcome, a majority another one, which a person has reset since."""
+    early, late = (modifier.close(claimed(), NOW + 1) for _ in range(2))
+    again = modifier.reset(dict(late), NOW + 2)
+    assert heal_order([early, again]) == [again, early]
+    taken = modifier.lock(dict(again), Claim(claim_id="c9", owner=Owner(pilot="q", hostname="n"), now=NOW, lease=LEASE))
+    assert heal_order([early, again, taken]) == [taken, again, early]
+
+
+def test_a_reset_of_a_held_token_does_not_outlive_its_outcome() -> None:
+    """Both were written over the same lock; perhaps only a minority has taken the reset."""
+    held = claimed()
+    reset, done = modifier.reset(dict(held), NOW + 2), modifier.close(dict(held), NOW + 1)
+    assert heal_order([reset, done]) == [done, reset]
+
+
 def test_our_outcome_is_recognised_under_the_next_claim() -> None:
     """We sent it back, the answer got lost, and another pilot was quick."""
     stored = claimed()
