@@ -453,7 +453,8 @@ def heal_order(leaves: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The live versions of one token that a cluster stored beside each other, the one to keep first.
 
     One that a person has reset after its end comes before all that has not been, or earlier: they want the work done
-    again, whatever another branch has. Then one that is done, then one in error: a majority may have written it, and what a minority wrote on the same revision in that moment, a reclaim or a reset for instance, has the higher
+    again, whatever another branch has. Then one that is done, then one in error: a majority may have written it, and
+    what a minority wrote on the same revision in that moment, a reclaim or a reset for instance, has the higher
     generation. Then by generation, then locked before todo; then by claim and revision, so that every healer chooses
     alike.
     """

@@ -39,13 +39,20 @@ def test_ranks_beyond_the_bounds_are_the_bounds() -> None:
 def test_letters_are_in_the_order_of_the_server() -> None:
     """Which is not that of their codes: signs, digits, and each letter small and capital."""
     low, high = Bound("_", 0), Bound("Z", 1000)
-    guesses = {guess(low, high, rank, known=("-", "7", "a", "B")) for rank in range(1000)}
-    assert {each[0] for each in guesses} == {"_", "-", "7", "a", "B", "Z"} - {"Z"}
-    assert guess(low, high, 999, known=("-", "7", "a", "B")).startswith("B")
+    guesses = {guess(low, high, rank, known=("-", "?", "a", "B")) for rank in range(1000)}
+    assert {each[0] for each in guesses} == {"_", "-", "?", "a", "B", "Z"} - {"Z"}
+    assert guess(low, high, 999, known=("-", "?", "a", "B")).startswith("B")
 
 
 def test_characters_that_nobody_knows_come_last() -> None:
     assert guess(Bound("a", 0), Bound("ü", 100), 99) > "a"
+
+
+@pytest.mark.parametrize(("low", "high"), [("t000000", "t999999"), ("0000ffff", "ffff0000")])
+def test_places_in_numbers_are_spread_from_the_first_guess_on(low: str, high: str) -> None:
+    """Though two ids show but two digits."""
+    guesses = {guess(Bound(low, 0), Bound(high, 1000), rank) for rank in range(1000)}
+    assert len(guesses) > 900
 
 
 HEXADECIMAL = sorted(f"token_{UUID(int=Random(number).getrandbits(128)).hex}" for number in range(4096))

@@ -17,6 +17,8 @@ _ORDER: Final = {
     letter: rank
     for rank, letter in enumerate(_SIGNS + "".join(map("".join, zip(ascii_lowercase, ascii_uppercase, strict=True))))
 }
+_DIGITS: Final = frozenset("0123456789")
+_HEXADECIMAL: Final = frozenset("abcdef")
 _LETTERS: Final = 8
 """Letters of a guess after what all keys have in common: more than a double tells apart are of no use."""
 
@@ -49,11 +51,20 @@ def _between(low: str, high: str, share: float, known: Iterable[str]) -> str:
     )
     prefix = low[:start]
     suffixes = [key[start : start + _LETTERS] for key in (low, high, *known) if key.startswith(prefix)]
-    letters = sorted(set("".join(suffixes)), key=_rank)
+    letters = sorted(_alphabet(set("".join(suffixes))), key=_rank)
     values = {letter: value for value, letter in enumerate(letters, 1)}
     base = len(letters) + 1  # 0 is the end of a key
     first, last = (_fraction(suffix, values, base) for suffix in suffixes[:2])
     return prefix + _spelled(first + (last - first) * share, letters, base)
+
+
+def _alphabet(seen: set[str]) -> set[str]:
+    """The letters that ids may have where these were seen: of a few digits, all."""
+    if seen & _DIGITS:
+        seen |= _DIGITS
+        if seen & _HEXADECIMAL and seen <= _DIGITS | _HEXADECIMAL:
+            seen |= _HEXADECIMAL
+    return seen
 
 
 def _rank(letter: str) -> int:
