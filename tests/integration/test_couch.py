@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from apicas.clients.couch import CouchClient
 from apicas.clients.couch.designs import OWN_NAME

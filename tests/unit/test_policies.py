@@ -233,12 +233,19 @@ def test_a_portion_grows_a_bit_and_shrinks_to_half() -> None:
     portion = Portion(size=200)
     assert portion.after(wanted=200, lost=4, seconds=0.1).size == 264
     assert portion.after(wanted=200, lost=5, seconds=0.1).size == 100
-    assert portion.after(wanted=200, lost=0, seconds=0.6).size == 100
+
+
+def test_only_who_has_met_others_claims_less_from_a_slow_store() -> None:
+    alone = Portion(size=200)
+    assert alone.after(wanted=200, lost=0, seconds=0.6).size == 264
+    met = alone.after(wanted=200, lost=1, seconds=0.1)
+    assert met.size == 264
+    assert met.after(wanted=264, lost=0, seconds=0.6).size == 132
 
 
 def test_a_small_claim_says_little_about_portions() -> None:
     """What took long did so for other reasons; and that fewer are wanted is no sign that more could be had."""
-    portion = Portion(size=200)
+    portion = Portion(size=200, is_alone=False)
     assert portion.after(wanted=20, lost=0, seconds=5.0) == portion
     assert portion.after(wanted=20, lost=0, seconds=0.1) == portion
 

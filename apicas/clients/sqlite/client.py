@@ -18,7 +18,6 @@ from itertools import chain, count, repeat
 from operator import itemgetter
 from pathlib import Path
 from random import Random
-from secrets import token_hex
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -107,10 +106,7 @@ class SQLiteClient(PoolClient):
         self._thread: ConnectionThread | None = None
         self._finalizer: weakref.finalize[[ConnectionThread], SQLiteClient] | None = None
         self._made = False
-        # No two clients have the same name, so what it counts is unique too: revisions, uploads, ids of tokens.
-        self._name = token_hex(8)
-        self._numbers = count()
-        rng = Random(self._name)
+        rng = Random(self._mark)
         self._spots = chain.from_iterable(repeat(rng.randrange(SPOTS), RUN) for _ in count())
 
     @property
@@ -310,11 +306,7 @@ class SQLiteClient(PoolClient):
 
     def _unique(self) -> str:
         """A piece of a name that is given once, by whatever client."""
-        return f"{self._name}{next(self._numbers):x}"
-
-    def _new_id(self) -> str:
-        """Ids that follow one another: rows of one upload lie together in the indexes too."""
-        return f"token_{self._name}{next(self._numbers):016x}"
+        return f"{self._mark}{next(self._numbers):x}"
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         drafts = [documents.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
