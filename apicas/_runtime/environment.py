@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -64,10 +65,13 @@ def real_environment() -> Environment:
 
 @cache
 def boot_id() -> str:
-    """What process ids are unique in: this boot of this node, and the container's own process ids; "" if unknown."""
+    """What process ids are unique in: this boot of this node, and the container's own process ids; "" if unknown.
+
+    A digest of both: every claim carries it, and only whether two are the same matters.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+        return blake2b(f"{boot}/{Path('/proc/self/ns/pid').readlink()}".encode(), digest_size=8).hexdigest()
     except OSError:
         return ""
 
