@@ -299,10 +299,19 @@ def _has_plain_fields(document: Mapping[str, Any]) -> bool:
     identifier, revision = document.get("_id"), document.get("_rev")
     return (
         document.keys() <= _PLAIN_FIELDS
-        and type(identifier) is str
-        and _PLAIN_ID.match(identifier) is not None
+        and is_plain_id(identifier)
         and (revision is None or (type(revision) is str and _REVISION.match(revision) is not None))
     )
+
+
+def is_plain_id(identifier: Any) -> bool:
+    """Whether an id needs no closer look: nearly none does."""
+    return type(identifier) is str and _PLAIN_ID.match(identifier) is not None
+
+
+def is_plain_body(body: bytes) -> bool:
+    """Whether the JSON of a document tells that neither its numbers nor its depth need a closer look."""
+    return not _has_long_digits(body) and _is_shallow(body)
 
 
 def check_fields(document: Mapping[str, Any]) -> None:

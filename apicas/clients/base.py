@@ -22,6 +22,7 @@ from apicas._documents import (
     Document,
     check_attachment_name,
     check_id,
+    decode,
     encode_document,
     encode_documents,
 )
@@ -39,7 +40,8 @@ from apicas.clients.port import (
     ViewRow,
 )
 from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, has_file
-from apicas.clients.uploading import Tokens, Upload
+from apicas.clients.stencils import Stencils
+from apicas.clients.uploading import Bounds, Tokens, Upload
 from apicas.exceptions import (
     EditConflictError,
     InvalidTokenError,
@@ -89,6 +91,10 @@ class EncodedDocument(msgspec.Struct, frozen=True, gc=False):
         return self.document.get("_rev")
 
 
+class NewToken(EncodedDocument, frozen=True, gc=False):
+    """A token that is new, in todo and without attachments; of its fields `document` has the id alone."""
+
+
 class ViewOptions(TypedDict, total=False):
     """The fields of ViewQuery, as keywords."""
 
@@ -113,12 +119,15 @@ class PoolClient(ABC):
     default_lease: float = 900.0
     replicated: bool = False
     wake_spacing: float = 0.025
+    _bulks_at_a_time: int = 1
+    """How many bulks of an upload are on their way at once."""
 
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self.max_document_bytes = max_document_bytes
         self.traffic = Traffic()
         self._mark = token_hex(8)
         """No two clients have the same."""
+        self._stencils = Stencils(max_document_bytes)
         self._numbers = count()
 
     # What an adapter does. ----------------------------------------------------------------------------------------
@@ -341,14 +350,18 @@ class PoolClient(ABC):
             tokens: the contents; `{"input": ...}` is enough.
             on_progress: called after each bulk with the report so far.
         """
-        upload = Upload(self._new, self._write_new, MAX_BULK_DOCUMENTS, MAX_BULK_BYTES, on_progress)
-        return await upload.run(tokens)
+        bounds = Bounds(MAX_BULK_DOCUMENTS, MAX_BULK_BYTES, self._bulks_at_a_time)
+        return await Upload(self._new, self._write_new, bounds, on_progress).run(tokens)
 
     def _new(self, content: Any) -> EncodedDocument | SaveResult:
+        # At once: what it is made of may be somebody's to change before the next one comes.
+        identifier = self._new_id()
+        if type(content) is dict and (filled := self._stencils.fill(content, identifier)) is not None:
+            return NewToken({"_id": filled[0]}, filled[1])
         if not isinstance(content, Mapping):
             return SaveResult(SaveStatus.REJECTED, reason=f"a token is a mapping, not {type(content).__name__}")
-        document = new_token(content, self._new_id())
-        try:  # at once: what it is made of may be somebody's to change before the next one comes
+        document = new_token(content, identifier)
+        try:
             return EncodedDocument(document, encode_document(document, max_bytes=self.max_document_bytes))
         except InvalidTokenError as error:
             return _rejected(error)
@@ -364,7 +377,9 @@ class PoolClient(ABC):
     async def _write_new(self, bulk: Sequence[EncodedDocument]) -> list[SaveResult]:
         """Write new tokens in one request, and find out about those that had no clear answer."""
         results = await self._write_or_bisect(bulk)
-        return await self._read_back.resolve([encoded.document for encoded in bulk], results)
+        if SaveStatus.UNKNOWN not in [result.status for result in results]:
+            return results
+        return await self._read_back.resolve([decode(encoded.body) for encoded in bulk], results)
 
     async def edit(self, document_id: str, change: Callable[[Token], object]) -> Token:
         """Read a token, change it, and write it if nobody else did meanwhile; else again.

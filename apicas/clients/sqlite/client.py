@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing
 from copy import deepcopy
 from functools import partial
-from itertools import chain, count, repeat
+from itertools import chain, count, islice, repeat
 from operator import itemgetter
 from pathlib import Path
 from random import Random
@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from apicas._documents import MAX_DOCUMENT_BYTES, Document, decode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import EncodedDocument, NewToken, PoolClient, missing_view
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,
@@ -82,6 +82,7 @@ class SQLiteClient(PoolClient):
 
     default_lease = 60.0
     wake_spacing = 0.001
+    _bulks_at_a_time = 2  # the thread has the next one as soon as one is written
 
     def __init__(
         self,
@@ -309,9 +310,16 @@ class SQLiteClient(PoolClient):
         return f"{self._mark}{next(self._numbers):x}"
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        drafts = [documents.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
-        self.traffic.sent += sum(len(encoded.body) for encoded in batch)
-        return await self._transact(partial(documents.write, drafts=drafts))
+        self.traffic.sent += sum([len(encoded.body) for encoded in batch])
+        operation: Operation[list[SaveResult]]
+        if {*map(type, batch)} == {NewToken}:
+            revs = [f"1-{self._mark}{number:x}" for number in islice(self._numbers, len(batch))]
+            rows = documents.rows_of_tokens(batch, revs, list(islice(self._spots, len(batch))))
+            operation = partial(documents.insert, rows=rows)
+        else:
+            drafts = [documents.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
+            operation = partial(documents.write, drafts=drafts)
+        return await self._transact(operation)
 
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete documents, each if the pool still has its revision."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain, count, repeat
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -21,7 +22,7 @@ from apicas.clients.sqlite import attachments
 from apicas.clients.sqlite.attachments import Content
 from apicas.clients.sqlite.listings import NO_TOKEN, Listing, Span
 from apicas.clients.sqlite.schema import SPOTS
-from apicas.tokens import state_by_fields, state_of
+from apicas.tokens import TokenState, state_by_fields, state_of
 
 CONFLICT: Final = SaveResult(SaveStatus.CONFLICT)
 # Rows per statement at most: six variables each, of which a statement may have 32,766.
@@ -36,13 +37,15 @@ _LAST_SEQ: Final = (
     "max((SELECT coalesce(max(seq), 0) FROM tokens INDEXED BY tokens_by_seq),"
     " (SELECT coalesce(max(seq), 0) FROM tombstones))"
 )
-# The numbers of the changes are made inside: to ask for the last one first would be one statement more.
+# The number of the last change is asked for first. A subquery for it would read the table that is written, and SQLite
+# then first puts all rows, bodies too, into a table of its own.
 _INSERT: Final = (
     "INSERT INTO tokens (id, rev, state, spot, body, seq, attached)"
-    f" SELECT column1, column2, column3, column4, column5, column6 + {_LAST_SEQ}, 0 FROM (VALUES {{}})"
+    " SELECT column1, column2, column3, column4, column5, ? + column6, 0 FROM (VALUES {})"
     " WHERE column1 IS NOT NULL"
     " ON CONFLICT (id) DO NOTHING"
 )
+_TODO: Final = TokenState.TODO.value
 _INSERTED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
 # An insert that meets its token, and has the old revision in the place of the spot: an UPDATE FROM first writes all the
 # rows into a table of its own, which takes as long as the rest. A token that is gone is inserted, under a negative
@@ -173,7 +176,8 @@ def write(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[SaveR
         kind = single if one.contents else new if one.old is None else changed
         kind.append(index)
     for chunk in _chunks(new):
-        _insert(connection, [(index, drafts[index]) for index in chunk], results)
+        for index, result in zip(chunk, _insert(connection, _rows_of([drafts[i] for i in chunk])), strict=True):
+            results[index] = result
     for chunk in _chunks(changed):
         single += _update(connection, [(index, drafts[index]) for index in chunk], results)
     for index in single:
@@ -185,12 +189,53 @@ _Placed: TypeAlias = tuple[int, Draft]
 """A draft, after its place in the batch."""
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[_Placed], results: list[SaveResult]) -> None:
-    parameters: list[Any] = []
-    for number, (_, one) in enumerate(rows, 1):
-        parameters += (one.id, one.rev, one.state, one.spot, one.body, number)
-    done = _execute(connection, _INSERT, _INSERTED_ROW, parameters).rowcount
-    _note_written(connection, rows, done, results)
+class NewRows(msgspec.Struct, frozen=True, gc=False):
+    """Documents that are new and have no attachments: one statement's worth."""
+
+    ids: Sequence[str]
+    revs: Sequence[str]
+    parameters: list[Any]
+    """Of all rows, one after the other."""
+
+
+def _rows_of(drafts: Sequence[Draft]) -> NewRows:
+    return _new_rows(
+        [one.id for one in drafts],
+        [one.rev for one in drafts],
+        [one.state for one in drafts],
+        [one.spot for one in drafts],
+        [one.body for one in drafts],
+    )
+
+
+def rows_of_tokens(tokens: Sequence[EncodedDocument], revs: Sequence[str], spots: Sequence[int]) -> list[NewRows]:
+    """Put what are NewTokens into rows, each with its revision and where it goes."""
+    ids = [one.id for one in tokens]
+    bodies = [one.body.decode() for one in tokens]
+    parts = [slice(start, start + _MOST_ROWS) for start in range(0, len(tokens), _MOST_ROWS)]
+    return [_new_rows(ids[part], revs[part], repeat(_TODO), spots[part], bodies[part]) for part in parts]
+
+
+def _new_rows(
+    ids: Sequence[str], revs: Sequence[str], states: Iterable[str], spots: Sequence[int], bodies: Sequence[str]
+) -> NewRows:
+    return NewRows(ids, revs, list(chain.from_iterable(zip(ids, revs, states, spots, bodies, count(1), strict=False))))
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[NewRows]) -> list[SaveResult]:
+    """Write new documents, each if there is none of its id; in the order given."""
+    return [result for chunk in rows for result in _insert(connection, chunk)]
+
+
+def _insert(connection: sqlite3.Connection, rows: NewRows) -> list[SaveResult]:
+    parameters = [last_seq(connection), *rows.parameters]
+    if _execute(connection, _INSERT, _INSERTED_ROW, parameters).rowcount == len(rows.ids):
+        return [SaveResult(SaveStatus.WRITTEN, rev) for rev in rows.revs]
+    stored = stored_revs(connection, rows.ids)
+    return [
+        SaveResult(SaveStatus.WRITTEN, rev) if stored.get(identifier) == rev else CONFLICT
+        for identifier, rev in zip(rows.ids, rows.revs, strict=True)
+    ]
 
 
 def _update(connection: sqlite3.Connection, rows: Sequence[_Placed], results: list[SaveResult]) -> list[int]:
@@ -351,7 +396,7 @@ def _execute(connection: sqlite3.Connection, template: str, row: str, parameters
     The rows that fill it up are null, and every such statement leaves those out.
     """
     width = row.count("?")
-    rows = len(parameters) // width
+    rows = len(parameters) // width  # what is left over is of the template, before its rows
     size = 1 << (rows - 1).bit_length()
     parameters += [None] * ((size - rows) * width)
     return connection.execute(_statement(template, row, size), parameters)
