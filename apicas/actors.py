@@ -41,6 +41,7 @@ class RunKeywords(TypedDict, total=False):
 
     workers: int | None
     max_token_time: float | None
+    max_token_memory: int | None
     max_total_time: float | None
     max_tokens: int | None
     max_tasks: int | None

@@ -63,6 +63,10 @@ class TokenTimeoutError(ApicasError):
     """The work on a token went past its time limit."""
 
 
+class TokenMemoryError(ApicasError):
+    """The work on a token took more memory than its limit."""
+
+
 class CommandError(ApicasError):
     """A command ended with a non-zero exit code, or could not be started."""
 

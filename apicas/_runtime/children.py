@@ -9,6 +9,7 @@ working directory, a PATH that is not ours, and closing what has to be closed wh
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -79,6 +80,8 @@ class Child:
     ) -> None:
         self.pid = pid
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self.usage: resource.struct_rusage | None = None
+        """What it took, with those of its children that it has waited for; known when it is reaped by us."""
         self._reaped = False
         self._status: int | None = None
 
@@ -101,12 +104,13 @@ class Child:
         """Let it go if it has ended; whether it is gone."""
         if not self._reaped:
             try:
-                found, status = os.waitpid(self.pid, os.WNOHANG)
+                found, status, usage = os.wait4(self.pid, os.WNOHANG)
             except ChildProcessError:  # somebody else did
                 self._reaped = True
             else:
                 self._reaped = found == self.pid
                 self._status = os.waitstatus_to_exitcode(status) if self._reaped else None
+                self.usage = usage if self._reaped else None
         return self._reaped
 
     @property

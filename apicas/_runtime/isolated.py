@@ -18,6 +18,7 @@ import faulthandler
 import io
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
@@ -34,13 +35,15 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import describe
-from apicas._runtime.verdicts import told
+from apicas._runtime.outcomes import Usage, describe
+from apicas._runtime.supervisor_watch import be_supervised
+from apicas._runtime.verdicts import told, told_usage
 from apicas.tokens import Token
 
 HEADER_BYTES: Final = 8
 LAST_TIME: Final = 5.0
 """Seconds that the work has, and the commands that it started, when the pilot is gone."""
+_SET_PEAK_BACK: Final = Path("/proc/self/clear_refs")
 KILL_ME_FIRST: Final = 500
 """Half of the node's memory, in the kernel's reckoning of whom to kill when there is none left: us before the pilot."""
 
@@ -57,6 +60,7 @@ def main(pilot: IO[bytes], connection: int, report: int) -> None:
     os.set_inheritable(report, False)
     faulthandler.enable(file=report)
     _be_the_first_to_go()
+    be_supervised()
     with asyncio.Runner() as runner:
         place = Place(connection, runner.get_loop())
         modules, work = _frame(pilot) or b"", _frame(pilot) or b""
@@ -139,16 +143,53 @@ class Place:
         self._offset = message["now"] - time.time()
         token: Token = Token(message["token"])
         self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
+        meter = Meter()
         verdict = await self._executor.run(token)
         self._executor = None
         _flush()  # what it printed must not wait for the end of this process, or be lost in the crash of another token
-        self.say(told(verdict, token.document))
+        self.say({**told(verdict, token.document), "usage": told_usage(meter.usage())})
 
     def _cut(self) -> None:
         self.cut = True
         if self._executor is not None:
             self._executor.cancel()
         self._inbox.put_nowait(b"")
+
+
+class Meter:
+    """What this process takes, with the children that it has waited for, from now on."""
+
+    def __init__(self) -> None:
+        self._cpu = _cpu_seconds()
+        self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        with suppress(OSError):  # an old system: the peak is then that of all tokens so far
+            _SET_PEAK_BACK.write_text("5")
+
+    def usage(self) -> Usage:
+        """What it was so far."""
+        return Usage(cpu_seconds=_cpu_seconds() - self._cpu, peak_memory=self._peak())
+
+    def _peak(self) -> int | None:
+        own = _peak_of_own()
+        # The most that one child ever took; a program begins with the peak of whoever starts it.
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return max(own or 0, children * 1024 if children > self._children else 0) or None
+
+
+def _cpu_seconds() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _peak_of_own() -> int | None:
+    """Bytes of memory that this process had at the most since that was set back; None where it is not told."""
+    try:
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 class NoLease:

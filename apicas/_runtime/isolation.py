@@ -23,10 +23,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from types import FunctionType, MethodType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import anyio
 from typing_extensions import override
@@ -35,9 +36,10 @@ from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.children import adopted
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import Crashed, Cut, Verdict, storable
-from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand
-from apicas._runtime.verdicts import heard
+from apicas._runtime.outcomes import Crashed, Cut, Raised, Usage, Verdict, storable
+from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand, excess_error
+from apicas._runtime.supervisor_watch import Attempt, supervision
+from apicas._runtime.verdicts import heard, heard_usage, with_usage
 from apicas.clients.base import PoolClient
 from apicas.exceptions import InvalidTokenError
 from apicas.tokens import Token
@@ -131,15 +133,17 @@ class IsolatedProcess:
         self._introduction = introduction
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         ours, theirs = socket.socketpair()
+        attempt = supervision().attempt()
         try:
             with theirs:
-                self._child = _start(theirs.fileno(), self._report.fileno())
+                self._child = _start(theirs.fileno(), self._report.fileno(), attempt)
         except BaseException:
+            supervision().forget(attempt)
             ours.close()
             self._report.close()
             raise
         self._socket = ours
-        self._running = _Running(self._child, CommandOptions(grace=0.0))
+        self._running = _Running(self._child, CommandOptions(grace=0.0), attempt)
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._size: int | None = None
@@ -178,6 +182,7 @@ class IsolatedProcess:
             cleanup_time: seconds that cleanup_run may take when the work is ended from outside.
         """
         self._token, self._is_for_one = token, token.crashes > 0
+        self._running.limit_memory()
         with anyio.move_on_after(TAKE_LIMIT):
             await self._send({"token": token.document, "now": self._store_time(), "grace": cleanup_time})
             if await self._receive() == TAKEN:
@@ -188,16 +193,24 @@ class IsolatedProcess:
     async def work(self) -> Verdict:
         """Wait until the token that it has taken is worked; its document becomes what came back."""
         answer = await self._receive()
+        running = self._running
+        if running.excess is not None:
+            self._is_ready = False
+            usage = Usage(peak_memory=max(running.excess, running.sampled_peak))
+            return Raised(excess_error("its process", running.excess, running.limit), usage=usage)
         if answer is None:
             result = await self._ended()
             self._is_ready = False
-            return Crashed(_reason(result), self._last_report())
+            usage = Usage(peak_memory=running.sampled_peak or None)
+            return Crashed(_reason(result), self._last_report(), usage=usage)
         return self._settle(answer)
 
     def _settle(self, answer: Document) -> Verdict:
         token, self._token = self._token, None
         try:
-            verdict, document = heard(answer), answer.get("document")
+            usage = heard_usage(answer["usage"])
+            usage = replace(usage, peak_memory=max(usage.peak_memory or 0, self._running.sampled_peak) or None)
+            verdict, document = with_usage(heard(answer), usage), answer.get("document")
         except (KeyError, TypeError, ValueError):
             self._is_ready = False
             return Crashed("its process answered what makes no sense", None)
@@ -296,9 +309,26 @@ class IsolatedProcess:
 class _Running(RunningCommand):
     """A process without pipes of its own."""
 
-    def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions) -> None:
-        super().__init__(adopted(leader), options)
+    def __init__(self, leader: subprocess.Popen[bytes], options: CommandOptions, attempt: Attempt) -> None:
+        super().__init__(adopted(leader), options, attempt)
         self._silent.set_result(None)
+        self._is_forced = True  # it has worked many tokens: nothing of theirs is left for later
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes of memory that it may take."""
+        return self._attempt.limit
+
+    @property
+    def sampled_peak(self) -> int:
+        """Bytes of memory that it took, with all that it had started, as far as looks have shown."""
+        return self._attempt.peak
+
+    def limit_memory(self) -> None:
+        """Heed the limit of the token for which this is called, from now on."""
+        self._limit_memory()
+        self._supervision.look_soon(self._attempt)
+        self._attempt.peak = 0
 
     def has_ended(self) -> bool:
         """Whether it has; it stays a zombie."""
@@ -309,12 +339,13 @@ class _Running(RunningCommand):
         return self._result()
 
 
-def _start(connection: int, report: int) -> subprocess.Popen[bytes]:
+def _start(connection: int, report: int, attempt: Attempt) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
     return subprocess.Popen(  # noqa: S603 - this interpreter, and a program of ours
         [sys.executable, *flags, "-c", _BOOT, str(connection), str(report)],
         stdin=subprocess.DEVNULL,
         pass_fds=(connection, report),
+        env=cast("Any", attempt.marked(None)),
         start_new_session=True,
     )
 
@@ -332,6 +363,8 @@ def _reason(result: CommandResult | None) -> str:
         name = Signals(result.signal).name
     except ValueError:
         name = f"signal {result.signal}"
+    if result.out_of_memory:
+        return f"its process was killed by {name}: the node ran out of memory, or the batch job did"
     return f"its process was killed by {name}{' (out of memory?)' if result.signal == SIGKILL else ''}"
 
 

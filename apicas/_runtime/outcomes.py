@@ -35,6 +35,7 @@ from apicas.exceptions import (
     PoolError,
     Release,
     Retry,
+    TokenMemoryError,
     TokenTimeoutError,
 )
 from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier
@@ -42,11 +43,25 @@ from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the processes of an attempt took.
+
+    Args:
+        cpu_seconds: user and system time of all cores together; None where it is not known.
+        peak_memory: bytes at the most, as far as is known; None where nothing is.
+    """
+
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Returned:
     """process_token came to its end."""
 
     value: Any = None
+    usage: Usage | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +69,14 @@ class Raised:
     """process_token, or a hook around it, raised."""
 
     error: BaseException
+    usage: Usage | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """The work was ended from outside, through no fault of the token."""
+
+    usage: Usage | None = field(default=None, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ class Crashed:
     reason: str
     traceback: str | None = None
     """Where its threads were."""
+    usage: Usage | None = field(default=None, compare=False, kw_only=True)
 
 
 Verdict: TypeAlias = Returned | Raised | Cut | Crashed
@@ -88,7 +107,7 @@ class ForeignError(Exception):
 
 MAX_TEXT: Final = 20_000
 """Characters of a message or a traceback that are kept: its head and its tail."""
-_EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError, ForeignError)
+_EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError, TokenMemoryError, ForeignError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,10 @@ from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, OnLostContact, Tally
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
+from apicas._runtime.process import memory_limit
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.stock import Stock
+from apicas._runtime.supervisor_watch import leave_nothing
 from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import CALM_TIME, CLAIM_PORTION, claim_ahead
 from apicas.tokens import Token
@@ -92,6 +94,8 @@ class RunOptions:
     Args:
         workers: tokens worked at once; None for the number of cores that this process may use.
         max_token_time: seconds for one token; what takes longer is a failure.
+        max_token_memory: bytes of memory that the commands of one token, or its worker process, may take together; what
+            takes more is ended, and a failure.
         max_total_time: seconds after which nothing is claimed any more; what runs is finished.
         max_tokens: tokens worked before the pilot ends.
         max_scrub: how many times a failed token is tried again; over that it goes to error. None for the iterator's,
@@ -112,6 +116,7 @@ class RunOptions:
 
     workers: int | None = None
     max_token_time: float | None = None
+    max_token_memory: int | None = None
     max_total_time: float | None = None
     max_tokens: int | None = None
     max_scrub: int | None = None
@@ -128,7 +133,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.executor not in {"auto", "process"}:
             raise ConfigError(f"executor is auto or process, not {self.executor!r}")
-        for name in ("workers", "max_tokens"):
+        for name in ("workers", "max_tokens", "max_token_memory"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it is at least 1")
@@ -292,6 +297,8 @@ class Pilot:
             self._keeper.heed_lost_contact(self._options.on_lost_contact)
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
+        stack.push_async_callback(leave_nothing)
+        stack.callback(memory_limit.reset, memory_limit.set(self._options.max_token_memory))
         self._before = replace(self._keeper.tally)
         self._processes = self._pool(stack)
         self._executor = Executor(

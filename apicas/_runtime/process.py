@@ -2,7 +2,7 @@
 
 Rules:
 - A command leads a session and a process group of its own, so that all that it starts can be ended with it. What leaves
-  the group on purpose (a daemon that calls setsid) is out of reach.
+  the session on purpose (a daemon that calls setsid) is known by its mark, and ended too: see supervisor_watch.
 - Whatever ends the wait for a command (its end, the time limit, a cancellation), the way out is the same: TERM to the
   group if the command still runs, KILL after the grace period, the proof that nobody is left, all pipes closed.
 - Starting is one plain call: between the fork and the block that cleans up there is nothing that could be cancelled.
@@ -13,9 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,9 +31,12 @@ from typing_extensions import Unpack
 from apicas._documents import shown
 from apicas._runtime import groups
 from apicas._runtime.children import Child, Environment, Start, close, start_child
+from apicas._runtime.lag import running_token
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
 from apicas._runtime.readers import running_readers
-from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
+from apicas._runtime.supervisor_memory import kills
+from apicas._runtime.supervisor_watch import Attempt, supervision
+from apicas.exceptions import CommandError, ConfigError, TokenMemoryError, TokenTimeoutError
 
 log = logging.getLogger("apicas")
 
@@ -51,8 +57,12 @@ instance, ends when that call does, and not before."""
 MIN_PAUSE: Final = 0.001
 MAX_PAUSE: Final = 0.05
 """Seconds between two looks where the kernel sends no word: the first ones are close, most commands are short."""
+_MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 MAX_COMPLAINT: Final = 2_000
 """Characters of stderr in a message: the message goes into the token, and stderr is attached beside it."""
+
+memory_limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)
+"""Bytes of memory that all processes of one token may take together."""
 
 _left_behind: list[Child] = []
 
@@ -67,6 +77,11 @@ class CommandResult:
         stdout: what it wrote, head and tail, with a line in between that says how many bytes are missing.
         stderr: the same for its errors.
         seconds: from the start to its end.
+        cpu_seconds: user and system time on all cores, with that of its children which it has waited for; None where it
+            cannot be known.
+        peak_memory: bytes, as far as is known: the most that one of its processes took where that is more than this
+            process has, or all together, where they ran long enough to be looked at; None where nothing is known.
+        out_of_memory: whether it was killed, and the kernel has just killed somebody for want of memory.
     """
 
     exit_code: int
@@ -74,6 +89,9 @@ class CommandResult:
     stdout: bytes
     stderr: bytes
     seconds: float
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    out_of_memory: bool = False
 
     @property
     def ok(self) -> bool:
@@ -143,6 +161,7 @@ async def run_command(
         CommandError: it could not be started (exit code 127: not found; 126: anything else), or `check` is set and its
             exit code is not 0.
         TokenTimeoutError: it was ended at the time limit.
+        TokenMemoryError: it was ended since its token's processes took more memory than a token may.
         ConfigError: the command or an option is nothing that can be run.
     """
     options = CommandOptions(**keywords)
@@ -169,9 +188,16 @@ async def perform(
     Raises:
         CommandError: it could not be started.
         TokenTimeoutError: it was ended at the time limit.
+        TokenMemoryError: it was ended since its token's processes took more memory than a token may.
         ConfigError: it is nothing that can be run.
     """
-    running = RunningCommand(_started(command, options, environment), options)
+    attempt = supervision().attempt()
+    try:
+        leader = _started(command, options, attempt.marked(options.env if environment is None else environment))
+    except BaseException:
+        supervision().forget(attempt)
+        raise
+    running = RunningCommand(leader, options, attempt)
     in_time = True
     try:
         running.connect()
@@ -182,6 +208,8 @@ async def perform(
         finally:
             result = running.close()
             on_end(result)
+    if running.excess is not None:
+        raise excess_error(_name(command), running.excess, attempt.limit)
     if not in_time:
         error = TokenTimeoutError(f"{_name(command)}: not done within the time limit of {options.timeout:g} s")
         error.add_note(complaint(command, result))
@@ -192,6 +220,8 @@ async def perform(
 def complaint(command: Sequence[str | os.PathLike[str]] | str, result: CommandResult) -> str:
     """What a failed command has to say, in a message: its exit code and the end of its stderr."""
     how = f"exit code {result.exit_code}" if result.signal is None else f"ended by {_signal_name(result.signal)}"
+    if result.out_of_memory:
+        how += " (the node ran out of memory, or the batch job did)"
     last_words = result.stderr[-4 * MAX_COMPLAINT :].decode("utf-8", "replace").strip()[-MAX_COMPLAINT:]
     return f"{_name(command)}: {how}: {last_words}" if last_words else f"{_name(command)}: {how}"
 
@@ -202,11 +232,22 @@ class RunningCommand:
     Args:
         leader: the process, which leads a group of its own.
         options: how it is run.
+        attempt: what its processes are known by.
     """
 
-    def __init__(self, leader: Child, options: CommandOptions) -> None:
+    def __init__(self, leader: Child, options: CommandOptions, attempt: Attempt) -> None:
         self._leader = leader
         self._options = options
+        self._attempt = attempt
+        self._supervision = supervision()
+        self._limit_memory()
+        self._supervision.holds(attempt, leader.pid)
+        self._was_stopped = False
+        """Whether it was ended by us."""
+        self._is_forced = False
+        """Whether it did not end by itself, or somebody held its pipes: then what it left is not left for later."""
+        self.excess: int | None = None
+        """Bytes of memory that its token took, where that was too much."""
         self._started = time.monotonic()
         self._ended: float | None = None
         self._status: int | None = None
@@ -225,6 +266,22 @@ class RunningCommand:
                 self._outputs.append(OutputPipe(descriptor, capture, self._output_ended))
         if leader.stdin is not None:
             self._stdin = InputPipe(leader.stdin, self._options.stdin or b"")
+
+    def _limit_memory(self) -> None:
+        """Heed the limit of the token for which this is called, if there is one."""
+        attempt = self._attempt
+        attempt.limit = memory_limit.get()
+        if attempt.limit is not None:
+            attempt.group = running_token.get() or attempt.number
+            loop = asyncio.get_running_loop()
+            attempt.on_excess = partial(_call_soon, loop, self._exceed)
+
+    def _exceed(self, taken: int) -> None:
+        """End it for the memory that its token takes: at once, since a grace period would let it take more."""
+        if self.excess is None and not self._has_ended():
+            self.excess = taken
+            self._is_forced = self._was_stopped = True
+            groups.signal_group(self._leader.pid, SIGKILL)
 
     async def wait_until(self, timeout: float | None) -> bool:
         """Return True when the leader has ended, False after so many seconds."""
@@ -258,8 +315,9 @@ class RunningCommand:
 
         Not to be cut short by a cancel scope. A bare `Task.cancel()` shortens the grace period.
         """
-        if self._silent.done() and self._has_ended():  # as most have
+        if self._silent.done() and self._has_ended() and not self._is_forced:  # as most have
             await self._kill()
+            self._supervision.forget(self._attempt)
             return
         with anyio.CancelScope(shield=True):
             try:
@@ -268,10 +326,27 @@ class RunningCommand:
                 else:
                     await self._stop()
             finally:
-                await self._kill()
+                try:
+                    await self._kill()
+                finally:
+                    if self._is_forced:
+                        await self._clear()
+
+    async def _clear(self) -> None:
+        """Return when nothing is left of it in other sessions either. A cancellation is kept for afterwards."""
+        kept: asyncio.CancelledError | None = None
+        cleared = self._supervision.cleared(self._attempt)
+        while not cleared.done():
+            try:
+                await asyncio.wait([cleared])
+            except asyncio.CancelledError as error:
+                kept = error
+        if kept is not None:
+            raise kept
 
     async def _kill(self) -> None:
         groups.signal_group(self._leader.pid, SIGKILL)
+        self._supervision.let_go(self._attempt)
         killed = time.monotonic()
         if not self._is_gone(killed):
             with anyio.CancelScope(shield=True):
@@ -284,6 +359,8 @@ class RunningCommand:
         if self._stdin is not None:
             self._stdin.close()
         self._close_unconnected()
+        self._supervision.let_go(self._attempt)
+        self._supervision.forget(self._attempt)
         if self._exit_watch is not None:
             os.close(self._exit_watch)
             self._exit_watch = None
@@ -300,10 +377,14 @@ class RunningCommand:
             close(leader.stdin)
 
     async def _fall_silent(self) -> None:
-        with anyio.move_on_after(STRAGGLER_TIME):
-            await asyncio.wait([self._silent])
+        if not self._silent.done():
+            with anyio.move_on_after(STRAGGLER_TIME):
+                await asyncio.wait([self._silent])
+                return
+            self._is_forced = True
 
     async def _stop(self) -> None:
+        self._is_forced = self._was_stopped = True
         groups.signal_group(self._leader.pid, SIGTERM)
         groups.signal_group(self._leader.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
         with anyio.move_on_after(self._options.grace):
@@ -350,13 +431,40 @@ class RunningCommand:
     def _result(self) -> CommandResult:
         self._has_ended()
         status = -SIGKILL if self._ended is None else self._status
+        usage = self._leader.usage
         return CommandResult(
             exit_code=UNKNOWN if status is None else status if status >= 0 else SIGNAL_BASE - status,
             signal=-status if status is not None and status < 0 else None,
             stdout=self._stdout.content(),
             stderr=self._stderr.content(),
             seconds=(self._ended or time.monotonic()) - self._started,
+            cpu_seconds=None if usage is None else usage.ru_utime + usage.ru_stime,
+            peak_memory=self._peak_memory(),
+            out_of_memory=status == -SIGKILL and not self._was_stopped and kills.lately(),
         )
+
+    def _peak_memory(self) -> int | None:
+        """What is known of it. A program begins with the peak of the process that has started it: ours."""
+        usage = self._leader.usage
+        peak = 0 if usage is None else usage.ru_maxrss
+        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+            peak = 0
+        return max(peak * _MAXRSS_UNIT, self._attempt.peak) or None
+
+
+def excess_error(name: str, taken: int, limit: int | None) -> TokenMemoryError:
+    """What ends a token whose processes took too much memory."""
+    return TokenMemoryError(f"{name}: used {_gigabytes(taken)}, limit {_gigabytes(limit or 0)}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], number: int) -> None:
+    """Call a function of a loop, from another thread."""
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(call, number)
 
 
 def _started(
@@ -368,7 +476,7 @@ def _started(
     start = Start(
         ["/bin/sh", "-c", command] if isinstance(command, str) else command,
         options.cwd,
-        options.env if environment is None else environment,
+        environment,
         takes_input=options.stdin is not None,
     )
     try:

@@ -5,10 +5,21 @@ Exceptions are told in text. Retry, Fail and Release keep their meaning, and a c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from apicas._documents import Document, encode
-from apicas._runtime.outcomes import Cut, ForeignError, Raised, Returned, Verdict, describe, storable, traceback_of
+from apicas._runtime.outcomes import (
+    Cut,
+    ForeignError,
+    Raised,
+    Returned,
+    Usage,
+    Verdict,
+    describe,
+    storable,
+    traceback_of,
+)
 from apicas.exceptions import CommandError, Fail, InvalidTokenError, Release, Retry
 
 
@@ -23,6 +34,29 @@ def told(verdict: Verdict, document: Document) -> Document:
     if isinstance(verdict, Raised):
         return {"raised": _told_error(verdict.error), "document": document}
     return {"cut" if isinstance(verdict, Cut) else "returned": True, "document": document}
+
+
+def with_usage(verdict: Verdict, usage: Usage) -> Verdict:
+    """A verdict, with what the processes of its attempt took."""
+    return replace(verdict, usage=usage)
+
+
+def told_usage(usage: Usage) -> Document:
+    """What an attempt took, as JSON."""
+    return {"cpu_seconds": usage.cpu_seconds, "peak_memory": usage.peak_memory}
+
+
+def heard_usage(told_numbers: Any) -> Usage:
+    """The same from JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    cpu, peak = told_numbers["cpu_seconds"], told_numbers["peak_memory"]
+    return Usage(
+        cpu_seconds=None if cpu is None else float(cpu),
+        peak_memory=None if peak is None else int(peak),
+    )
 
 
 def heard(answer: Document) -> Verdict:

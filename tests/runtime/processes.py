@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from apicas._runtime.supervisor_watch import supervision
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
 try:
     import uvloop
@@ -95,7 +97,7 @@ def only_new_children() -> Iterator[None]:
 
 
 def children() -> set[int]:
-    """Our children, zombies included."""
+    """Our children, zombies included, but not the supervisor, which stays as long as we do."""
     found = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -106,11 +108,12 @@ def children() -> set[int]:
             continue
         if int(fields[1]) == os.getpid():
             found.add(int(process.name))
-    return found - _known
+    return found - _known - {supervision().supervisor_pid}
 
 
 def open_files() -> set[str]:
-    """What our descriptors are, by number."""
+    """What our descriptors are, by number; those of the supervision are there by then."""
+    supervision()
     numbers = os.listdir("/proc/self/fd")  # noqa: PTH208 - iterdir would leave its own in the list
     return {f"{number} {os.path.realpath(f'/proc/self/fd/{number}')}" for number in numbers if number_is_open(number)}
 

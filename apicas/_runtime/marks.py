@@ -1,0 +1,351 @@
+"""Marks: which processes are whose, told from /proc, whatever sessions and parents they have given themselves.
+
+Every process that a pilot starts has a mark in its environment, which all that it starts inherits: the boot, the
+pilot's process id and start time, a secret, and the number of the attempt. A pilot inside another's command adds its
+own mark to the one that it has.
+
+Rules:
+- A pilot's process is what carries its mark, is in a session that it registered, is in a session with one of these, or
+  has one of these for a parent.
+- Only processes of our own user are looked at, and none of another batch job: `sbatch` and the like pass the
+  environment on, mark included.
+- A signal goes to a process by its pidfd, after a look that its start time is still the same.
+
+The supervisor runs this file too, without the rest of apicas: nothing but small modules may be imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
+
+VARIABLE: Final = "APICAS_MARK"
+PROCESSES: Final = "/proc"
+JOB_VARIABLES: Final = (b"SLURM_JOB_ID", b"PBS_JOBID", b"DIRAC_JOBID", b"JOB_ID", b"LSB_JOBID")
+"""What batch systems call their jobs: Slurm, PBS, DIRAC, Grid Engine, LSF."""
+MAX_ENVIRONMENT: Final = 4_194_304
+"""Bytes of an environment that are looked at: more than most systems allow."""
+_CHUNK: Final = 65_536
+_DEAD: Final = frozenset({b"Z", b"X", b"x"})
+_VARIABLE: Final = VARIABLE.encode() + b"="
+_MARKS: Final = ","
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+"""Of the clock that start times are told in, per second."""
+
+END_PAUSE: Final = 0.005
+MAX_END_PAUSE: Final = 0.1
+"""Seconds between two looks whether what had its KILL is gone."""
+
+
+class Mark(NamedTuple):
+    """Who started a process: a pilot, and for which of its attempts."""
+
+    boot: str
+    """What process ids are unique in."""
+    pid: int
+    start: int
+    """The pilot's process, and when it started, in clock ticks since the boot."""
+    secret: str
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.boot}.{self.pid}.{self.start}.{self.secret}.{self.attempt}"
+
+    @property
+    def pilot(self) -> tuple[str, int, int, str]:
+        """Whose it is."""
+        return self[:4]
+
+
+class Process(NamedTuple):
+    """A living process of our user, as one look shows it."""
+
+    pid: int
+    parent: int
+    session: int
+    start: int
+    """When it started, in clock ticks since the boot: with the process id it names one process."""
+    resident: int
+    """Bytes of memory, shared ones included."""
+    marks: tuple[Mark, ...] = ()
+    """Its own, and those of the pilots around it."""
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """What no other process of this boot is called."""
+        return self.pid, self.start
+
+
+def parsed(text: str) -> tuple[Mark, ...]:
+    """The marks in the variable's value; what is none is left out."""
+    return tuple(mark for part in text.split(_MARKS) if (mark := _mark(part)) is not None)
+
+
+def _mark(text: str) -> Mark | None:
+    fields = text.split(".")
+    if len(fields) != len(Mark._fields):
+        return None
+    boot, pid, start, secret, attempt = fields
+    try:
+        return Mark(boot, int(pid), int(start), secret, int(attempt))
+    except ValueError:
+        return None
+
+
+def together(outer: str, mark: Mark) -> str:
+    """The variable's value for a process that is started by one which has `outer` itself."""
+    return f"{outer}{_MARKS}{mark}" if outer else str(mark)
+
+
+# Looking. -------------------------------------------------------------------------------------------------------------
+
+
+class Look:
+    """Looks at all living processes of our user.
+
+    Args:
+        keeps: whether marks are read once only for each process, which is cheaper. A process is a copy of its parent
+            for a moment, and has its parent's environment then: such a look may miss a mark for good.
+    """
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._kept: dict[tuple[int, int], tuple[Mark, ...]] | None = {} if keeps else None
+        self._jobs = {name: value for name in JOB_VARIABLES if (value := os.environb.get(name)) is not None}
+
+    def take(self) -> list[Process]:
+        """All of them, as far as they can be read."""
+        names = os.listdir(PROCESSES)  # noqa: PTH208 - there are thousands, and the supervisor has no pathlib
+        return self._read(process for name in names if (process := _process(name)) is not None)
+
+    def _read(self, processes: Iterable[Process]) -> list[Process]:
+        kept = self._kept
+        if kept is None:
+            return [process._replace(marks=self._marks(process.pid)) for process in processes]
+        found = []
+        for process in processes:
+            marks = kept.get(process.name)
+            found.append(process._replace(marks=self._marks(process.pid) if marks is None else marks))
+        self._kept = {process.name: process.marks for process in found}
+        return found
+
+    def _marks(self, pid: int) -> tuple[Mark, ...]:
+        content = _environment(pid)
+        start = 0 if content.startswith(_VARIABLE) else content.find(b"\0" + _VARIABLE) + 1
+        if start == 0 and not content.startswith(_VARIABLE):
+            return ()
+        if self._is_of_another_job(content):
+            return ()
+        value = content[start + len(_VARIABLE) :].partition(b"\0")[0]
+        return parsed(value.decode("ascii", "replace"))
+
+    def _is_of_another_job(self, content: bytes) -> bool:
+        """Whether a process is in a batch job, and that is not ours."""
+        padded = b"\0" + content
+        for name in JOB_VARIABLES:
+            _, found, rest = padded.partition(b"\0" + name + b"=")
+            if found and rest.partition(b"\0")[0] != self._jobs.get(name):
+                return True
+        return False
+
+
+def _process(name: str) -> Process | None:
+    """A process, without its marks; None if it does not live, or is somebody else's."""
+    if not name.isdigit():
+        return None
+    try:
+        if os.stat(f"{PROCESSES}/{name}").st_uid != os.geteuid():  # noqa: PTH116 - there are thousands
+            return None
+        fields = _fields(name)
+    except OSError:
+        return None
+    if fields is None:
+        return None
+    return Process(int(name), int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21]) * _PAGE)
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return _content(f"{PROCESSES}/{pid}/environ")
+    except OSError:  # it ended meanwhile, or may not be looked into
+        return b""
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = chunk = os.read(descriptor, _CHUNK)
+        while len(chunk) >= 4096 and len(content) < MAX_ENVIRONMENT:  # the kernel may give less than was asked for
+            chunk = os.read(descriptor, _CHUNK)
+            content += chunk
+    finally:
+        os.close(descriptor)
+    return content
+
+
+def start_of(pid: int) -> int | None:
+    """When a living process started, in clock ticks since the boot; None if it does not live, or does not tell."""
+    try:
+        fields = _fields(pid)
+    except OSError:
+        return None
+    return None if fields is None else int(fields[19])
+
+
+def _fields(pid: int | str) -> list[bytes] | None:
+    """What the kernel tells about a process, from its state on; None if it does not live.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # The second field is the program's name in brackets, and may hold blanks and brackets of its own.
+    fields = _content(f"{PROCESSES}/{pid}/stat").rpartition(b")")[2].split()
+    return None if len(fields) < 22 or fields[0] in _DEAD else fields
+
+
+# Whose they are. ------------------------------------------------------------------------------------------------------
+
+
+def carrying(processes: Collection[Process], is_wanted: Callable[[Mark], bool]) -> list[Process]:
+    """Those with such a mark, and all that belongs to them."""
+    return _with_theirs(processes, {process.pid for process in processes if any(map(is_wanted, process.marks))})
+
+
+def of_pilot(
+    processes: Collection[Process], pilot: tuple[str, int, int, str], sessions: Collection[int], held_at: int
+) -> list[Process]:
+    """All that a pilot has started, and all that belongs to them.
+
+    Args:
+        processes: one look.
+        pilot: whose marks count.
+        sessions: those that it has registered: what is in one of them belongs to it, even without an environment.
+        held_at: a time when these were certainly still the registered ones, in clock ticks since the boot. The number
+            of a session stays taken as long as it has a member. So one that is as old as that proves it for all; where
+            there is none, it may be another session by now.
+    """
+    proven = {process.session for process in processes if process.session in sessions and process.start <= held_at}
+    return _with_theirs(
+        processes,
+        {
+            process.pid
+            for process in processes
+            if process.session in proven or any(mark.pilot == pilot for mark in process.marks)
+        },
+    )
+
+
+def _with_theirs(processes: Collection[Process], roots: set[int]) -> list[Process]:
+    """Processes, with all in their sessions, and all that these have for children.
+
+    Nobody can enter a session: whoever is in one with a marked process descends from a marked one too.
+    """
+    found, before = roots, -1
+    while len(found) != before:
+        before = len(found)
+        sessions = {process.session for process in processes if process.pid in found}
+        found = {process.pid for process in processes if process.session in sessions or process.parent in found} | found
+    return [process for process in processes if process.pid in found]
+
+
+def orphaned(here: str) -> Callable[[Mark], bool]:
+    """What tells whether a mark is of a pilot of this boot that is dead, for certain.
+
+    Args:
+        here: what process ids are unique in; "" where that is not known, and so nothing else is.
+    """
+    known: dict[tuple[int, int], bool] = {}
+
+    def is_orphaned(mark: Mark) -> bool:
+        if not here or mark.boot != here or mark.pid <= 0 or mark.start <= 0:
+            return False
+        name = mark.pid, mark.start
+        if name not in known:
+            known[name] = is_dead(*name)
+        return known[name]
+
+    return is_orphaned
+
+
+def is_dead(pid: int, start: int) -> bool:
+    """Whether a process has ended: there is none of that id, a zombie, or one that started at another time."""
+    try:
+        os.kill(pid, 0)
+        fields = _fields(pid)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # not ours to see, or no descriptor left to look: one cannot know
+        return False
+    return fields is None or int(fields[19]) != start
+
+
+# Ending. --------------------------------------------------------------------------------------------------------------
+
+
+def tell(process: Process, number: int) -> bool:
+    """Send a signal to a process, and to no other that has its id by now; whether it got it."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except AttributeError:  # an old system: the look before has to do
+        return _tell_by_id(process, number)
+    except OSError as error:
+        return _tell_by_id(process, number) if _is_refused(error) else False
+    try:
+        if start_of(process.pid) != process.start:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except OSError:  # it ended meanwhile, or runs as somebody else by now
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_refused(error: OSError) -> bool:
+    """Whether a sandbox or an old kernel has no pidfds; else the process has ended."""
+    return not isinstance(error, ProcessLookupError)
+
+
+def _tell_by_id(process: Process, number: int) -> bool:
+    if start_of(process.pid) != process.start:
+        return False
+    try:
+        os.kill(process.pid, number)
+    except OSError:
+        return False
+    return True
+
+
+def end_all(find: Callable[[], Collection[Process]], *, grace: float, limit: float) -> list[Process]:
+    """End processes, and what they start meanwhile: TERM, and KILL until none is found any more.
+
+    Args:
+        find: a new look at them.
+        grace: seconds between TERM and KILL; 0 for KILL at once.
+        limit: seconds after which those that do not die, because they hang in the kernel, are given up.
+
+    Returns:
+        Those that were found, in the order in which they were.
+    """
+    found: dict[tuple[int, int], Process] = {}
+    asked: set[tuple[int, int]] = set()
+    since = time.monotonic()
+    pause = END_PAUSE
+    while living := find():
+        found.update((process.name, process) for process in living)
+        spent = time.monotonic() - since
+        if spent >= grace + limit:
+            break
+        for process in living:
+            if spent >= grace:
+                tell(process, signal.SIGKILL)
+            elif process.name not in asked:
+                tell(process, signal.SIGTERM)
+                tell(process, signal.SIGCONT)  # a stopped process takes TERM only when it goes on
+                asked.add(process.name)
+        time.sleep(pause)
+        pause = min(2 * pause, MAX_END_PAUSE)
+    return list(found.values())
