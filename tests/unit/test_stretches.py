@@ -180,13 +180,27 @@ def test_only_the_first_question_waits_for_the_index() -> None:
 
     async def work() -> None:
         client = server.client()
-        for _ in range(20):
+        for _ in range(35):
             server.lock(await sample(client, 100))
-            server.now += 0.1
+            server.now += 0.15
 
     run(work())
     assert [update for _, update in server.asked].count("true") == 1
     assert {update for _, update in server.asked} == {"true", "false", "lazy"}
+
+
+def test_the_server_indexes_while_the_last_rows_are_worked() -> None:
+    """When the last page of a round has come, not when the rows are used up and a fresh answer is waited for."""
+    server = Server(numbered(3800))
+
+    async def work() -> None:
+        client = server.client()
+        while len(server.left) > 500:
+            server.lock(await sample(client, 50, 0.5))
+
+    run(work())
+    assert server.asked[-1] == ({"limit": 0}, "lazy")
+    assert [update for _, update in server.asked].count("true") == 1
 
 
 def test_who_comes_back_after_a_while_looks_at_a_fresh_index() -> None:

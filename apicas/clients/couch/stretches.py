@@ -22,8 +22,9 @@ ROWS_AHEAD: Final = 1000
 KEPT: Final = 2.0
 """Seconds for which rows are given out that were read before. A page that is asked for within this time after the last
 one need not be fresh: the server indexes meanwhile, and behind the last row nothing is ours."""
-INDEXED: Final = 1.0
-"""Seconds after which the index is brought up to date while a round goes on, so that its end has not to wait long."""
+INDEXED: Final = 5.0
+"""Seconds after which the index is brought up to date while a round goes on, so that its end has not to wait long. What
+is locked at that moment is indexed twice: at 1 s most tokens are, which costs the server a tenth of all its work."""
 SMALL: Final = 2
 """A view of fewer than this many times the rows that a claim asks for has no room for stretches."""
 MANY_LOST: Final = 8
@@ -138,7 +139,14 @@ class Stretches:
                 rows = await self._page({**page, "limit": limit}, self._update(is_old=is_old))
                 if self._next_page is page:  # else this place was left meanwhile
                     self._take(rows, limit)
+                    await self._prepare_end()
             return self._give(number)
+
+    async def _prepare_end(self) -> None:
+        """Have the server index while the last rows of the round are worked: what is asked for next is to be fresh."""
+        if self._next_page is None:
+            await self._ask({"limit": 0}, "lazy")
+            self._indexed_at = self._monotonic()
 
     def _update(self, *, is_old: bool) -> Update:
         """How fresh the next page has to be.
