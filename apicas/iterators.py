@@ -29,7 +29,7 @@ from apicas._runtime.doorbell import Doorbell
 from apicas._runtime.environment import Environment
 from apicas._runtime.keeper import Keeper, KeeperOptions, OnLostContact
 from apicas._runtime.outbox import OutboxSetting
-from apicas._runtime.reaper import Sweep
+from apicas._runtime.reaper import LOCKED_VIEW, Sweep
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
@@ -304,10 +304,28 @@ class _OwnViewIterator(ViewIterator):
         return not seen_before and not self._stopped
 
     async def _linger_on(self, looked: int) -> bool:
-        """Wait until it is time to look at the locks again; answers whether it is time to look at the views too."""
+        """Wait until it is time to look at the locks again; answers whether it is time to look at the views too.
+
+        Many locks are not looked at often, but counted: where half of them are gone, the rest may be soon.
+        """
         rng = self.keeper.environment.rng
-        pause = linger_pause(self._backoff.delay(self._idle, rng), looked, jittered(self.keeper.times.sweep, rng))
-        return await self.wait_for_work(pause) or not self._bell.works
+        backoff = self._backoff.delay(self._idle, rng)
+        left = linger_pause(backoff, looked, jittered(self.keeper.times.sweep, rng))
+        while True:
+            pause = min(left, backoff) if self._bell.works else left
+            if await self.wait_for_work(pause) or not self._bell.works:
+                return True
+            left -= pause
+            if left <= 0 or self._stopped or 2 * await self._locked() <= looked:
+                return False
+            backoff = self._backoff.delay(self._idle, rng)
+
+    async def _locked(self) -> float:
+        """How many tokens are locked; infinity where there is no answer."""
+        try:
+            return (await self.client.counts((LOCKED_VIEW,)))[LOCKED_VIEW]
+        except PoolError:
+            return math.inf
 
     async def _sweep(self) -> Sweep | None:
         """Look at what others hold; None where there is no answer: one will come, or the next claim says none does."""

@@ -119,9 +119,15 @@ class Reaper:
         return sweep
 
     async def _locked(self) -> AsyncIterator[list[Document]]:
+        """The locked tokens, page by page, without those that were ours when the page was asked for.
+
+        What has ended meanwhile would else seem to be somebody else's.
+        """
         query = ViewQuery(limit=_PAGE, include_docs=True)
-        while rows := await self._client.query(LOCKED_VIEW, query):
-            yield [row.document for row in rows if row.document is not None]
+        while True:
+            ours = {lease.token_id for lease in self._leases}
+            rows = await self._client.query(LOCKED_VIEW, query)
+            yield [row.document for row in rows if row.document is not None and row.id not in ours]
             if len(rows) < _PAGE:
                 return
             query = ViewQuery(limit=_PAGE, include_docs=True, start_key=_next_key(rows[-1].key))

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from apicas._documents import Document
+from apicas.clients.port import ViewQuery, ViewRow
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.policies import MAX_VANISHED, LeaseTimes
@@ -23,7 +24,7 @@ async def vanish(client: FaultyClient, count: int = 1, *, isolated: bool = False
     modifier, now = BasicTokenModifier(), client.time()
     claimed = []
     for number, document in enumerate(await client.sample("todo", count, 0.0)):
-        owner = Owner(pilot="dead", hostname="dead-node", boot="elsewhere", pid=1, started=1.0)
+        owner = Owner(pilot="dead", hostname="dead-node", process="e15e.1.1")
         claim = Claim(claim_id=f"dead{number}", owner=owner, now=now, lease=LEASE, isolated=isolated)
         claimed.append(modifier.lock(document, claim))
     assert all(result.written for result in await client.save(claimed))
@@ -272,6 +273,52 @@ async def test_a_pilot_lingers_until_the_others_are_seen_to_live() -> None:
         assert 1 <= waited <= LEASE / 2
         async with token:
             pass
+
+
+@virtual
+async def test_who_lingers_beside_many_locks_notices_when_they_are_gone() -> None:
+    """They are looked at seldom, but counted."""
+    client = make_pool()
+    await client.upload([{} for _ in range(1000)])
+    async with pilot(client, "one", lock_timeout=900.0) as mine:
+        tokens: list[Token] = []
+        while len(tokens) < 1000:
+            tokens += await mine.claim(1000)
+
+        async def end_them() -> None:
+            await anyio.sleep(2)
+            for token in tokens:
+                async with token:
+                    pass
+
+        async with anyio.create_task_group() as group, pilot(client, "two", lock_timeout=900.0) as rival:
+            group.start_soon(end_them)
+            start = unix_time()
+            assert [token async for token in rival] == []
+            assert unix_time() - start < 6
+
+
+@virtual
+async def test_what_ends_while_the_locks_are_read_is_nobody_elses() -> None:
+    """The answer shows it locked; when it has come, the lease is over."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    async with pilot(client) as mine:
+        (token,) = await mine.claim(1)
+        query, keeper = mine.client.query, mine.keeper
+
+        async def query_slowly(view: str, query_: ViewQuery) -> list[ViewRow]:
+            rows = await query(view, query_)
+            async with token:
+                pass
+            await keeper.wait_until_written()
+            return rows
+
+        mine.client.query = query_slowly  # type: ignore[method-assign]
+        sweep = await keeper.sweep()
+        mine.client.query = query  # type: ignore[method-assign]
+        assert (await client.fetch("t")).state == "done"
+        assert (sweep.looked, sweep.unaccounted) == (0, set())
 
 
 @virtual
