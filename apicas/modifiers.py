@@ -38,7 +38,7 @@ M = TypeVar("M", bound=MutableMapping[str, Any])
 
 JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
 # What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
-CLAIM_FIELDS: Final = ("claim", "pilot", "boot", "pid", "started", "lease", "lock", "claimed", "isolated")
+CLAIM_FIELDS: Final = ("claim", "pilot", "process", "lease", "lock", "claimed", "isolated")
 # As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
 _MAX_HOSTNAME: Final = 255
 
@@ -50,11 +50,8 @@ class Owner:
     pilot: str
     """Random per start of a pilot: never a host name or a process id alone, which are used again."""
     hostname: str
-    boot: str = ""
-    """The id of the node's boot; empty where the system has none."""
-    pid: int = 0
-    started: float = 0.0
-    """When the process started, in the clock ticks of the node's boot."""
+    process: str = ""
+    """What no other process of any node is called, see apicas._runtime.environment; empty where it is not known."""
     job_ids: Mapping[str, str] = field(default_factory=dict)
     """The batch job's id, by token field."""
 
@@ -192,17 +189,14 @@ class BasicTokenModifier:
         # What the attempt before left: an exit code would otherwise decide how this one ends.
         token.update(lock=now, done=0, hostname=owner.hostname, exit_code="")
         entries = dict(annex(token))
-        for name in ("isolated", "not_before", "taken"):
+        for name in ("claimed", "isolated", "not_before", "taken"):
             entries.pop(name, None)
         entries.update(
             claim=claim.claim_id,
             pilot=owner.pilot,
-            boot=owner.boot,
-            pid=owner.pid,
-            started=owner.started,
+            process=owner.process,
             lease=claim.lease,
             lock=now,
-            claimed=now,
             generation=generation_of(token) + 1,
         )
         if claim.isolated:
@@ -217,8 +211,10 @@ class BasicTokenModifier:
             TransitionError: the token is not locked.
         """
         self._allow(Change.REFRESH, token)
+        before = annex(token)
         token["lock"] = int(now)
-        self._annex(token, lock=int(now))
+        # Most tokens end before their first beat: that the claim was when the lock says is not written twice.
+        self._annex(token, lock=int(now), claimed=before.get("claimed", before.get("lock")))
         return token
 
     def unlock(self, token: M) -> M:

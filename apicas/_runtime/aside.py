@@ -53,9 +53,7 @@ class LostVersions:
             time=self._now(),
             hostname=hostname if isinstance(hostname, str) else "",
             pilot=owner.pilot,
-            boot=owner.boot,
-            pid=owner.pid,
-            started=owner.started,
+            process=owner.process,
             reason=REASON,
         )
 

@@ -35,9 +35,7 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "time": _NUMBER,
     "hostname": str,
     "pilot": str,
-    "boot": str,
-    "pid": int,
-    "started": _NUMBER,
+    "process": str,
     "reason": str,
 }
 
@@ -61,9 +59,7 @@ class Entry:
     """When it was kept: unix seconds by the store's clock."""
     hostname: str
     pilot: str
-    boot: str
-    pid: int
-    started: float
+    process: str
     reason: str = ""
     """Why it was not written, where it never will be."""
 

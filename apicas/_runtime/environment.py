@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import time
@@ -20,6 +21,7 @@ from apicas.modifiers import Owner, batch_job_ids
 from apicas.tokens import annex
 
 _IDS_AT_ONCE: Final = 256
+_PROCESS: Final = re.compile(r"(?P<boot>[0-9a-f]+)\.(?P<pid>[1-9][0-9]{0,18})\.(?P<start>[0-9]{0,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +57,26 @@ def real_environment() -> Environment:
     owner = Owner(
         pilot=secrets.token_hex(8),
         hostname=socket.gethostname(),
-        boot=boot_id(),
-        pid=os.getpid(),
-        started=process_start(os.getpid()) or 0.0,
+        process=process_name(os.getpid()),
         job_ids=batch_job_ids(os.environ),
     )
     return Environment(owner=owner, owner_is_gone=lambda document: process_is_gone(document, boot_id()))
+
+
+def process_name(pid: int) -> str:
+    """`boot.pid.start`, what no other process is called: host names and process ids alone are used again.
+
+    One text, since every claim carries it, and a store pays for each field.
+    """
+    start = process_start(pid)
+    return f"{boot_id()}.{pid}.{'' if start is None else start}"
 
 
 @cache
 def boot_id() -> str:
     """What process ids are unique in: this boot of this node, and the container's own process ids; "" if unknown.
 
-    A digest of both: every claim carries it, and only whether two are the same matters.
+    A digest of both, since only whether two are the same matters.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -76,34 +85,33 @@ def boot_id() -> str:
         return ""
 
 
-def process_start(pid: int) -> float | None:
+def process_start(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; None if it does not exist, or does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     # The second field is the program's name in brackets, and may hold blanks and brackets of its own.
-    return float(stat.rpartition(")")[2].split()[19])
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def process_is_gone(document: Mapping[str, Any], here: str) -> bool:
     """Whether a document's claim is of a process of this boot that does not exist any more.
-
-    Host names and process ids are used again, so only the same boot, process id and start time together name a process.
 
     Args:
         document: a locked token.
         here: this process's boot_id().
     """
     claim = annex(document)
-    pid, started = claim.get("pid"), claim.get("started")
-    if not here or claim.get("boot") != here or not isinstance(pid, int) or pid <= 0:
+    named = _PROCESS.fullmatch(str(claim.get("process")))
+    if not here or named is None or named["boot"] != here:
         return False
+    pid = int(named["pid"])
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:  # it exists, and belongs to somebody else
         return False
-    now_started = process_start(pid)
-    return now_started is not None and bool(started) and now_started != started
+    started = process_start(pid)
+    return started is not None and bool(named["start"]) and started != int(named["start"])

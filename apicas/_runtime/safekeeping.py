@@ -147,9 +147,7 @@ class Safekeeping:
             time=self._client.time(),
             hostname=owner.hostname,
             pilot=owner.pilot,
-            boot=owner.boot,
-            pid=owner.pid,
-            started=owner.started,
+            process=owner.process,
             reason=reason,
         )
 

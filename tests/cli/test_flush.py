@@ -29,7 +29,7 @@ def leave(tokens: int, changed: Callable[[Document], Document] | None = None, ro
 
 async def _leave(tokens: int, changed: Callable[[Document], Document] | None, root: Path) -> None:
     modifier = BasicTokenModifier()
-    owner = Owner(pilot="gone", hostname="node", boot="elsewhere", pid=1, started=1.0)
+    owner = Owner(pilot="gone", hostname="node", process="e15e.1.1")
     async with library.connect(POOL) as client:
         await client.setup()
         await client.upload([{"_id": f"t{number}\x1b[2J"} for number in range(tokens)])
@@ -56,9 +56,7 @@ def _entry(stored: Document, outcome: Document) -> Entry:
         time=NOW,
         hostname="node",
         pilot="gone",
-        boot="elsewhere",
-        pid=1,
-        started=1.0,
+        process="e15e.1.1",
     )
 
 

@@ -25,7 +25,7 @@ def member(store: ReplicatedStore, name: str, home: int = 0, **keywords: Any) ->
 
 def locked(document: Mapping[str, Any], name: str, **changes: Any) -> Document:
     """A token as a pilot would lock it that is never heard of again."""
-    owner = Owner(pilot=name, hostname=f"{name}-node", boot="elsewhere", pid=1, started=1.0)
+    owner = Owner(pilot=name, hostname=f"{name}-node", process="e15e.1.1")
     claim = Claim(claim_id=f"claim-of-{name}", owner=owner, now=unix_time(), lease=LEASE)
     return {**BasicTokenModifier().lock(dict(document), claim), **changes}
 

@@ -41,7 +41,7 @@ from apicas.tokens import (
 from tests.unit.json_values import HOSTILE, VALUES
 from tests.unit.test_tokens import NOW, token_in
 
-OWNER = Owner(pilot="p1", hostname="node1", boot="b", pid=7, started=5.0, job_ids={"slurm_job_id": "42_1"})
+OWNER = Owner(pilot="p1", hostname="node1", process="b.7.5", job_ids={"slurm_job_id": "42_1"})
 USER_FIELDS = {"input": {"n": 1}, "output": [2], "uploads": {"u": 3}, "mine": {"deep": [4]}}
 modifier = BasicTokenModifier()
 
@@ -212,7 +212,7 @@ def test_a_claim_says_who_holds_the_token() -> None:
     token = modifier.lock(token_in(TokenState.TODO, exit_code=3, pbs_job_id="old"), claim())
     assert (token["lock"], token["done"], token["hostname"], token["exit_code"]) == (NOW, 0, "node1", "")
     assert (token["slurm_job_id"], "pbs_job_id" in token) == ("42_1", False)
-    assert set(CLAIM_FIELDS) - {"isolated"} <= set(annex(token))
+    assert set(CLAIM_FIELDS) - {"isolated", "claimed"} <= set(annex(token))
     assert (annex(token)["lease"], annex(token)["lock"], annex(token)["pilot"]) == (60.0, NOW, "p1")
 
 

@@ -36,9 +36,7 @@ def make_entry(token: str = "t", **changes: Any) -> Entry:
         time=1_800_000_000.5,
         hostname="node",
         pilot="one",
-        boot="boot",
-        pid=1,
-        started=2.0,
+        process="b007.1.2",
     )
     return replace(entry, **changes)
 
