@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from apicas._node.names import CORES
 from apicas._node.packer import Packer
 from apicas._node.requests import Refused, Request
+
+K = TypeVar("K", bound=Hashable)
 
 MEMORY_OF_TYPICAL: Final = 0.05
 """The weight of the next request in the mean of the recent ones."""
@@ -100,13 +102,13 @@ class Budget:
 
     Args:
         packer: what runs and waits.
-        typical: what tokens ask; it is told of every candidate.
+        typical: what tokens ask; it is told of those that are taken.
         horizon: until when.
         ahead: how much may wait beyond what is free, as a share of all that there is.
         now: the time, by the packer's clock.
     """
 
-    def __init__(self, packer: Packer, typical: Typical, horizon: Horizon, *, ahead: float, now: float) -> None:
+    def __init__(self, packer: Packer[Any], typical: Typical, horizon: Horizon, *, ahead: float, now: float) -> None:
         self._packer = packer
         self._typical = typical
         self._horizon = horizon
@@ -126,7 +128,7 @@ class Budget:
         """How many tokens to look for: as many typical ones as there is room for; 0 where nothing may be claimed."""
         if self._horizon.too_late(None, self._now):
             return 0
-        room = {name: self._gap[name] + ahead - self._waits[name] for name, ahead in self._ahead.items()}
+        room = {name: self._room(name) - self._waits[name] for name in self._has}
         is_hungry = self._gap[CORES] > 0 or (self._nothing_waits and any(self._ahead.values()))
         return max(self._typical.fit_into(room), int(is_hungry))
 
@@ -138,13 +140,13 @@ class Budget:
         reason = self._packer.inventory.never_fits(request) or self._horizon.too_late(seconds, self._now)
         if reason:
             return Answer(Admission.NOT_HERE, reason)
-        self._typical.seen(request)
         if self._starts(request, seconds):
             self._gap.subtract(dict(request.amounts))
         elif self._may_wait(request):
             self._note_waiting(request)
         else:
             return _NOT_NOW
+        self._typical.seen(request)
         return _TAKES
 
     def _starts(self, request: Request, seconds: float | None) -> bool:
@@ -164,7 +166,11 @@ class Budget:
             return not self._large or all(
                 self._large[name] + number <= self._ahead[name] for name, number in request.amounts
             )
-        return all(self._waits[name] < self._gap[name] + self._ahead[name] for name, _ in request.amounts)
+        return all(self._waits[name] < self._room(name) for name, _ in request.amounts)
+
+    def _room(self, name: str) -> float:
+        """How much of something may be waited for: what is free and kept for nobody, and what may wait beyond it."""
+        return max(0, min(self._gap[name], self._beside[name])) + self._ahead[name]
 
     def _note_waiting(self, request: Request) -> None:
         self._nothing_waits = False
@@ -174,7 +180,7 @@ class Budget:
         return any(2 * number > self._has.get(name, 0) for name, number in request.amounts)
 
 
-def overdue(packer: Packer, horizon: Horizon, now: float) -> list[tuple[object, str]]:
+def overdue(packer: Packer[K], horizon: Horizon, now: float) -> list[tuple[K, str]]:
     """The waiting tokens that would no longer be over in time, and why: hand them back, uncharged."""
     if horizon.end is None:
         return []

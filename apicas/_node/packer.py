@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from apicas._node.durations import Durations
 from apicas._node.inventory import Allocation, Inventory
 from apicas._node.names import CORES
 from apicas._node.requests import Amounts, Request
 from apicas._node.reservation import Expected, Reservation, reserve
+
+K = TypeVar("K", bound=Hashable)
 
 MAX_WAIT: Final = 300.0
 """Seconds for which a token may be passed over. Each reservation leaves cores idle while others run out: for as long as
@@ -48,8 +50,8 @@ class Patience:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    key: Hashable
+class _Waiting(Generic[K]):
+    key: K
     request: Request
     order: int
     passed: int = 0
@@ -57,16 +59,16 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class Running(Generic[K]):
     """A token that has what it asked."""
 
-    key: Hashable
+    key: K
     request: Request
     allocation: Allocation
     since: float
 
 
-class Packer:
+class Packer(Generic[K]):
     """The tokens of a pilot that wait, and those that run.
 
     Every time is in seconds of one clock of the caller's, that is never set back.
@@ -87,18 +89,18 @@ class Packer:
         self._patience = patience.seconds
         self._passes = PASSES_PER_CORE * cores if patience.passes is None else patience.passes
         self._order = count()
-        self._lanes: dict[Amounts, dict[Hashable, _Waiting]] = {}
-        self._waiting: dict[Hashable, _Waiting] = {}
-        self._running: dict[Hashable, Running] = {}
-        self._reservation: tuple[_Waiting, Reservation] | None = None
+        self._lanes: dict[Amounts, dict[K, _Waiting[K]]] = {}
+        self._waiting: dict[K, _Waiting[K]] = {}
+        self._running: dict[K, Running[K]] = {}
+        self._reservation: tuple[_Waiting[K], Reservation] | None = None
 
     @property
-    def waiting(self) -> Mapping[Hashable, Request]:
+    def waiting(self) -> Mapping[K, Request]:
         """What the waiting tokens ask, in the order of their claims."""
         return {key: one.request for key, one in self._waiting.items()}
 
     @property
-    def running(self) -> Mapping[Hashable, Running]:
+    def running(self) -> Mapping[K, Running[K]]:
         """The running tokens."""
         return self._running
 
@@ -111,7 +113,7 @@ class Packer:
         """How long a token takes: what it says, else what others of its kind took; None where nobody knows."""
         return request.seconds if request.seconds is not None else self.durations.estimate(request.kind)
 
-    def add(self, key: Hashable, request: Request) -> None:
+    def add(self, key: K, request: Request) -> None:
         """Have a token wait.
 
         Args:
@@ -129,7 +131,7 @@ class Packer:
         self._waiting[key] = one
         self._lanes.setdefault(request.amounts, {})[key] = one
 
-    def remove(self, key: Hashable) -> bool:
+    def remove(self, key: K) -> bool:
         """Have a token wait no longer: it was handed back, or lost. Answer whether it waited."""
         one = self._waiting.pop(key, None)
         if one is None:
@@ -142,14 +144,14 @@ class Packer:
             self._reservation = None
         return True
 
-    def start(self, now: float) -> list[Running]:
+    def start(self, now: float) -> list[Running[K]]:
         """Give those that may start what they ask, and name them."""
         started = []
         while (one := self._next(now)) is not None:
             started.append(self._started(one, now))
         return started
 
-    def end(self, key: Hashable, now: float, *, by_itself: bool = True) -> None:
+    def end(self, key: K, now: float, *, by_itself: bool = True) -> None:
         """Take back what a running token had.
 
         Args:
@@ -166,7 +168,7 @@ class Packer:
             self._reservation[1].ended(key)
         (self.durations.ended if by_itself else self.durations.cut)(one.request.kind, now - one.since)
 
-    def _next(self, now: float) -> _Waiting | None:
+    def _next(self, now: float) -> _Waiting[K] | None:
         """The token that starts next, if any does."""
         if not self._waiting:
             return None
@@ -179,14 +181,14 @@ class Packer:
                 return one
         return None
 
-    def _younger(self, oldest: _Waiting, *, deep: bool) -> Iterator[_Waiting]:
+    def _younger(self, oldest: _Waiting[K], *, deep: bool) -> Iterator[_Waiting[K]]:
         """The first token of each lane that fits, in the order of their claims; some more of each, if asked."""
         lanes = [lane for amounts, lane in self._lanes.items() if amounts != oldest.request.amounts]
         fitting = [lane for lane in lanes if self.inventory.fits(next(iter(lane.values())).request)]
         found = [one for lane in fitting for one in islice(lane.values(), MAX_LOOKED_AT if deep else 1)]
         return iter(sorted(found, key=lambda one: one.order))
 
-    def _reserved(self, oldest: _Waiting, now: float) -> Reservation | None:
+    def _reserved(self, oldest: _Waiting[K], now: float) -> Reservation | None:
         """What is kept for the oldest, if it was passed over long enough."""
         if self._reservation is not None and self._reservation[0] is oldest:
             return self._reservation[1]
@@ -203,7 +205,7 @@ class Packer:
             at = None if seconds is None or one.since + seconds < now else one.since + seconds
             yield Expected(at, one.request.amounts)
 
-    def _started(self, one: _Waiting, now: float) -> Running:
+    def _started(self, one: _Waiting[K], now: float) -> Running[K]:
         oldest = next(iter(self._waiting.values()))
         if one is not oldest:
             oldest.passed += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 OWN_FIELDS: Final = MappingProxyType({name: name for name in (CORES, MEMORY, GPUS, SCRATCH)})
 """The fields of a token that name a resource."""
+ONE_CORE: Final = MappingProxyType({CORES: 1})
 MAX_NAMES: Final = 32
 """Resources that one token may ask for; more is a mistake."""
 MAX_KIND: Final = 200
@@ -75,11 +76,11 @@ class RequestFields:
         default_time: seconds; None where that is not known.
     """
 
-    fields: Mapping[str, str] = OWN_FIELDS
+    fields: Mapping[str, str] = field(default_factory=lambda: OWN_FIELDS)
     resources: str = "resources"
     time: str = TIME
     kind: str = ""
-    defaults: Mapping[str, int] = MappingProxyType({CORES: 1})
+    defaults: Mapping[str, int] = field(default_factory=lambda: ONE_CORE)
     default_time: float | None = None
 
     def __post_init__(self) -> None:
