@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from apicas._documents import shown
 from apicas._node.names import CORES, GPUS, IN_BYTES, MEMORY, SCRATCH, is_resource_name
-from apicas._node.units import amount, bytes_of, seconds_of
+from apicas._node.units import amount, brief, bytes_of, seconds_of
 from apicas.exceptions import ConfigError
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class RequestFields:
         if _is_unsaid(further):
             return {}
         if not isinstance(further, Mapping) or len(further) > MAX_NAMES or not all(map(is_resource_name, further)):
-            raise _NotUnderstood(f"{self.resources} is no mapping of names to numbers: {shown(further)}")
+            raise _NotUnderstood(f"{self.resources} is no mapping of names to numbers: {brief(further)}")
         return {
             name: _number(name, f"{self.resources}.{name}", value)
             for name, value in further.items()

@@ -13,6 +13,8 @@ from apicas._documents import shown
 
 MAX_TEXT: Final = 4096
 """Characters. The list of the CPUs of a big node is shorter; what is longer is no amount."""
+MAX_SHOWN: Final = 60
+"""Characters of a value in a message."""
 MAX_AMOUNT: Final = 1 << 53
 """More than this of anything is a mistake, and a double no longer counts it exactly."""
 LEAST_BYTES: Final = 1 << 20
@@ -126,4 +128,10 @@ def _checked(number: float, value: Any) -> int:
 
 
 def _refuse(value: Any, reason: str) -> NoReturn:
-    raise ValueError(f"{shown(value)} is {reason}")
+    raise ValueError(f"{brief(value)} is {reason}")
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it: in a few words, whatever it is."""
+    text = shown(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
