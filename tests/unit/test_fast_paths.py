@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from apicas import _documents
 from apicas._documents import encode, encode_document, encode_documents
 from apicas.clients.base import EncodedDocument
-from apicas.clients.sqlite import documents
+from apicas.clients.sqlite import drafts
 from apicas.exceptions import InvalidTokenError
 from tests.unit.json_values import SCALARS, VALUES
 
@@ -126,8 +126,8 @@ def _told(answer: bytes | InvalidTokenError) -> bytes | str:
 def test_a_document_is_stored_as_what_its_json_says(document: dict[Any, Any]) -> None:
     body = _answer(document)
     if body is not None:
-        draft = documents.draft(EncodedDocument(document, body), "unique", 7)
-        assert draft == documents._draft_of_body(body, "unique", 7)
+        draft = drafts.draft(EncodedDocument(document, body), "unique", 7)
+        assert draft == drafts._draft_of_body(body, "unique", 7)
 
 
 @given(st.integers(0, 700), st.integers(MOST_DIGITS - 3, MOST_DIGITS + 3), st.text("ab 1", max_size=400))

@@ -34,7 +34,7 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
-from apicas.clients.sqlite import arriving, attachments, documents
+from apicas.clients.sqlite import arriving, attachments, documents, drafts
 from apicas.clients.sqlite.file_systems import network_file_system
 from apicas.clients.sqlite.listings import (
     COUNT_STATES,
@@ -314,11 +314,11 @@ class SQLiteClient(PoolClient):
         operation: Operation[list[SaveResult]]
         if {*map(type, batch)} == {NewToken}:
             revs = [f"1-{self._mark}{number:x}" for number in islice(self._numbers, len(batch))]
-            rows = documents.rows_of_tokens(batch, revs, list(islice(self._spots, len(batch))))
+            rows = drafts.rows_of_tokens(batch, revs, list(islice(self._spots, len(batch))))
             operation = partial(documents.insert, rows=rows)
         else:
-            drafts = [documents.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
-            operation = partial(documents.write, drafts=drafts)
+            made = [drafts.draft(encoded, self._unique(), next(self._spots)) for encoded in batch]
+            operation = partial(documents.write, drafts=made)
         return await self._transact(operation)
 
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:

@@ -7,26 +7,20 @@ became of the single ones only if some were not written; a read gets its rows as
 from __future__ import annotations
 
 import sqlite3
-from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain, count, repeat
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument
 from apicas.clients.port import SaveResult, SaveStatus, StoredChange
 from apicas.clients.sqlite import attachments
-from apicas.clients.sqlite.attachments import Content
-from apicas.clients.sqlite.listings import NO_TOKEN, Listing, Span
+from apicas.clients.sqlite.drafts import MOST_ROWS, Draft, NewRows, next_rev, rows_of_drafts
+from apicas.clients.sqlite.listings import Listing, Span
 from apicas.clients.sqlite.schema import SPOTS
-from apicas.tokens import TokenState, state_by_fields, state_of
 
 CONFLICT: Final = SaveResult(SaveStatus.CONFLICT)
-# Rows per statement at most: six variables each, of which a statement may have 32,766.
-_MOST_ROWS: Final = 1024
 # A token's revision, its body and its attachments as one JSON array; the revision needs no escapes.
 _ARRAY: Final = f"""'["' || rev || '",' || body || ',' || {attachments.STUBS} || ']'"""
 COLUMNS: Final = "number, rev, body, attached"
@@ -45,7 +39,6 @@ _INSERT: Final = (
     " WHERE column1 IS NOT NULL"
     " ON CONFLICT (id) DO NOTHING"
 )
-_TODO: Final = TokenState.TODO.value
 _INSERTED_ROW: Final = "(?, ?, ?, ?, ?, ?)"
 # An insert that meets its token, and has the old revision in the place of the spot: an UPDATE FROM first writes all the
 # rows into a table of its own, which takes as long as the rest. A token that is gone is inserted, under a negative
@@ -67,102 +60,6 @@ _CHANGES: Final = (
 )
 
 
-class _Header(msgspec.Struct):
-    """What the store reads of a document; msgspec skips the rest without making anything of it."""
-
-    id: str = msgspec.field(name="_id")
-    rev: str | None = msgspec.field(name="_rev", default=None)
-    attachments: Any = msgspec.field(name="_attachments", default=msgspec.UNSET)
-    type: Any = None
-    lock: Any = None
-    done: Any = None
-    exit_code: Any = None
-
-
-_read_header = msgspec.json.Decoder(_Header).decode
-
-
-_NO_CONTENTS: Final[Mapping[str, Content | None]] = {}
-_PLAIN_EXIT_CODES: Final = frozenset({int, str})
-
-
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A document to be written.
-
-    A struct, since a frozen dataclass takes as long to make as all the rest of a draft.
-    """
-
-    id: str
-    old: str | None
-    """The revision that it replaces."""
-    rev: str
-    state: str
-    spot: int
-    """Where a new token goes; one that is there stays where it is."""
-    body: str
-    contents: Mapping[str, Content | None]
-    """The attachments by name; None for a stub."""
-
-
-def draft(encoded: EncodedDocument, unique: str, spot: int) -> Draft:
-    """Make a draft of a document.
-
-    Args:
-        encoded: the document, and its JSON.
-        unique: makes the revision one that no document ever had.
-        spot: where it goes if it is new.
-    """
-    document, body = encoded.document, encoded.body
-    if not _is_plain(document):
-        return _draft_of_body(body, unique, spot)
-    old = document.get("_rev")
-    state: str = state_by_fields(document)._value_
-    return Draft(document["_id"], old, next_rev(old, unique), state, spot, body.decode(), _NO_CONTENTS)
-
-
-def _is_plain(document: Mapping[str, Any]) -> bool:
-    """Whether what the store reads of a document is in it as in its JSON: no file, no number of some odd class."""
-    get = document.get
-    return (
-        type(get("lock")) is int
-        and type(get("done")) is int
-        and get("type") == "token"
-        and type(get("exit_code")) in _PLAIN_EXIT_CODES
-        and "_attachments" not in document
-    )
-
-
-def _draft_of_body(body: bytes, unique: str, spot: int) -> Draft:
-    header = _read_header(body)
-    contents: Mapping[str, Content | None] = _NO_CONTENTS
-    if header.attachments is not msgspec.UNSET:
-        document: Document = decode(body)
-        contents = {name: _content(entry) for name, entry in (document.pop("_attachments") or {}).items()}
-        body = encode(document)
-    return Draft(header.id, header.rev, next_rev(header.rev, unique), _state(header), spot, body.decode(), contents)
-
-
-def next_rev(old: str | None, unique: str) -> str:
-    """The revision that follows another, or the first of a new document."""
-    if old is None:
-        return f"1-{unique}"
-    return f"{int(old[: old.index('-')]) + 1}-{unique}"
-
-
-def _state(header: _Header) -> str:
-    if header.type != "token":
-        return NO_TOKEN
-    fields = {"type": "token", "lock": header.lock, "done": header.done, "exit_code": header.exit_code}
-    return state_of(fields).value
-
-
-def _content(entry: Mapping[str, Any]) -> Content | None:
-    if entry.get("stub") is True:
-        return None
-    kind = entry.get("content_type")
-    return Content(kind if isinstance(kind, str) else "application/octet-stream", b64decode(entry["data"]))
-
-
 # Writing. ---------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +73,7 @@ def write(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[SaveR
         kind = single if one.contents else new if one.old is None else changed
         kind.append(index)
     for chunk in _chunks(new):
-        for index, result in zip(chunk, _insert(connection, _rows_of([drafts[i] for i in chunk])), strict=True):
+        for index, result in zip(chunk, _insert(connection, rows_of_drafts([drafts[i] for i in chunk])), strict=True):
             results[index] = result
     for chunk in _chunks(changed):
         single += _update(connection, [(index, drafts[index]) for index in chunk], results)
@@ -187,39 +84,6 @@ def write(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[SaveR
 
 _Placed: TypeAlias = tuple[int, Draft]
 """A draft, after its place in the batch."""
-
-
-class NewRows(msgspec.Struct, frozen=True, gc=False):
-    """Documents that are new and have no attachments: one statement's worth."""
-
-    ids: Sequence[str]
-    revs: Sequence[str]
-    parameters: list[Any]
-    """Of all rows, one after the other."""
-
-
-def _rows_of(drafts: Sequence[Draft]) -> NewRows:
-    return _new_rows(
-        [one.id for one in drafts],
-        [one.rev for one in drafts],
-        [one.state for one in drafts],
-        [one.spot for one in drafts],
-        [one.body for one in drafts],
-    )
-
-
-def rows_of_tokens(tokens: Sequence[EncodedDocument], revs: Sequence[str], spots: Sequence[int]) -> list[NewRows]:
-    """Put what are NewTokens into rows, each with its revision and where it goes."""
-    ids = [one.id for one in tokens]
-    bodies = [one.body.decode() for one in tokens]
-    parts = [slice(start, start + _MOST_ROWS) for start in range(0, len(tokens), _MOST_ROWS)]
-    return [_new_rows(ids[part], revs[part], repeat(_TODO), spots[part], bodies[part]) for part in parts]
-
-
-def _new_rows(
-    ids: Sequence[str], revs: Sequence[str], states: Iterable[str], spots: Sequence[int], bodies: Sequence[str]
-) -> NewRows:
-    return NewRows(ids, revs, list(chain.from_iterable(zip(ids, revs, states, spots, bodies, count(1), strict=False))))
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[NewRows]) -> list[SaveResult]:
@@ -386,8 +250,8 @@ def last_seq(connection: sqlite3.Connection) -> int:
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Cut a batch into what goes into one statement."""
-    for start in range(0, len(rows), _MOST_ROWS):
-        yield rows[start : start + _MOST_ROWS]
+    for start in range(0, len(rows), MOST_ROWS):
+        yield rows[start : start + MOST_ROWS]
 
 
 def _execute(connection: sqlite3.Connection, template: str, row: str, parameters: list[Any]) -> sqlite3.Cursor:
