@@ -66,7 +66,7 @@ class Horizon:
         if left <= 0:
             return "the batch job is about to end"
         if seconds is not None and seconds > left:
-            return f"it takes {seconds:.0f} s, and the batch job ends in {left:.0f} s"
+            return f"it takes {seconds:.0f} s, and {left:.0f} s of the batch job are left"
         return ""
 
 

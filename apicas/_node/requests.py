@@ -71,7 +71,8 @@ class RequestFields:
             none. A path such as `input.cores` leads into a field. The user's own resources may have one, too.
         resources: the field that holds a mapping of further resources; what has a field of its own counts first.
         time: the field of the time it takes.
-        kind: the field of its kind; "" for none: then all tokens of a run are of one kind.
+        kind: the field of its kind; "" for none.
+        default_kind: the kind of a token that does not say one: what a run does, as its command or its actor.
         defaults: what is asked where a token does not say: a whole core, if nothing else is given.
         default_time: seconds; None where that is not known.
     """
@@ -80,6 +81,7 @@ class RequestFields:
     resources: str = "resources"
     time: str = TIME
     kind: str = ""
+    default_kind: str = ""
     defaults: Mapping[str, int] = field(default_factory=lambda: ONE_CORE)
     default_time: float | None = None
 
@@ -123,8 +125,8 @@ class RequestFields:
 
     def _kind(self, document: Mapping[str, Any]) -> str:
         value = _at(document, self.kind) if self.kind else None
-        if value is None:
-            return ""
+        if _is_unsaid(value):
+            return self.default_kind
         return value[:MAX_KIND] if isinstance(value, str) else shown(value)[:MAX_KIND]
 
 

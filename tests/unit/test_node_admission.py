@@ -126,7 +126,7 @@ def test_nothing_is_claimed_that_would_not_be_over_in_time() -> None:
     packer.durations.ended("long", 95.0)
     budget = budget_of(packer, end=1000.0, now=900.0)
     answer = budget.judge(asks(cores=1, seconds=91.0))
-    assert (answer.admission, answer.reason) == (NOT_HERE, "it takes 91 s, and the batch job ends in 90 s")
+    assert (answer.admission, answer.reason) == (NOT_HERE, "it takes 91 s, and 90 s of the batch job are left")
     candidates = [asks(cores=1, seconds=90.0), asks(cores=1, kind="long"), asks(cores=1, kind="unknown")]
     assert judged(budget, *candidates) == [TAKES, NOT_HERE, TAKES]
     assert judged(budget, asks(cores=1, kind="long", seconds=1.0)) == [TAKES]  # its own word counts
@@ -146,7 +146,7 @@ def test_what_has_waited_too_long_is_named_with_the_reason() -> None:
     packer.start(0.0)
     assert overdue(packer, Horizon(), 1e9) == []
     assert overdue(packer, Horizon(end=100.0), 30.0) == []
-    assert overdue(packer, Horizon(end=100.0), 50.0) == [("long", "it takes 60 s, and the batch job ends in 50 s")]
+    assert overdue(packer, Horizon(end=100.0), 50.0) == [("long", "it takes 60 s, and 50 s of the batch job are left")]
 
 
 # Durations. -----------------------------------------------------------------------------------------------------------

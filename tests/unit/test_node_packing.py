@@ -153,7 +153,7 @@ def test_only_what_does_not_delay_the_one_it_is_kept_for_may_pass(request_: Requ
 def test_what_runs_beside_counts_until_it_ends() -> None:
     packer = reserved()
     for key in ("one", "two", "three"):
-        packer.add(key, asks(cores=1))
+        packer.add(key, asks(cores=1, kind=key))  # nobody knows how long
     assert [one.key for one in packer.start(1.0)] == ["one", "two"]
     packer.end("one", 2.0)
     assert [one.key for one in packer.start(2.0)] == ["three"]

@@ -139,6 +139,12 @@ def test_a_field_of_its_own_counts_before_resources_and_both_before_the_defaults
     assert read == Request(amounts=amounts_of({"cores": 3, "memory": 2 * G}), seconds=5.0)
 
 
+def test_a_token_without_a_kind_is_of_the_runs() -> None:
+    fields = RequestFields(kind="step", default_kind="./image.sh")
+    kinds = [fields.read(document) for document in ({"step": "flag"}, {"step": 7}, {"step": ""}, {})]
+    assert [read.kind for read in kinds if isinstance(read, Request)] == ["flag", "7", "./image.sh", "./image.sh"]
+
+
 def test_an_unlimited_time_is_none_that_is_known() -> None:
     read = RequestFields().read({"time_request": "UNLIMITED"})
     assert isinstance(read, Request)
