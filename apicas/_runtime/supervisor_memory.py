@@ -33,10 +33,15 @@ class Sampler:
         self._pilot = pilot
         self._look = Look(keeps=True)
 
-    def sample(self, attempts: Sequence[Attempt]) -> None:
-        """Look once: note the peaks, and tell those whose tokens take more than their limit."""
+    def sample(self, attempts: Sequence[Attempt]) -> list[Process]:
+        """Look once: note the peaks, and tell those whose tokens take more than their limit.
+
+        Returns:
+            All that was seen.
+        """
         kills.look()
-        shares = self._shares(attempts)
+        processes = self._look.take()
+        shares = self._shares(attempts, processes)
         totals: defaultdict[object, int] = defaultdict(int)
         for attempt in attempts:
             taken = sum(process.resident for process in shares[attempt.number])
@@ -45,10 +50,10 @@ class Sampler:
         for attempt in attempts:
             if attempt.limit is not None and totals[attempt.group] > attempt.limit:
                 self._check(attempt, [other for other in attempts if other.group == attempt.group], shares)
+        return processes
 
-    def _shares(self, attempts: Iterable[Attempt]) -> dict[int, list[Process]]:
+    def _shares(self, attempts: Iterable[Attempt], processes: Iterable[Process]) -> dict[int, list[Process]]:
         """The processes of each attempt."""
-        processes = self._look.take()
         sessions = {attempt.session: attempt.number for attempt in attempts if attempt.session}
         whose: dict[int, int] = {}
         for process in processes:

@@ -32,18 +32,19 @@ from typing import Any, Final
 from apicas._runtime import supervisor_memory
 from apicas._runtime.children import Environment
 from apicas._runtime.environment import boot_id
-from apicas._runtime.marks import VARIABLE, Look, Mark, Process, carrying, end_all, orphaned, start_of, together
+from apicas._runtime.marks import VARIABLE, Look, Mark, carrying, end_all, orphaned, start_of, together
 from apicas._runtime.supervisor import SessionTable, Supervisor
 
 log = logging.getLogger("apicas")
 
-SWEEP_INTERVAL: Final = 2.0
-"""Seconds at least between two looks for what attempts have left that ended by themselves."""
-SAMPLE_INTERVAL: Final = 0.25
-"""Seconds at least between two looks at the memory of attempts with a limit; of others, SWEEP_INTERVAL."""
-SWEEP_SHARE: Final = 0.01
-SAMPLE_SHARE: Final = 0.05
+INTERVAL: Final = 2.0
+"""Seconds at least between two looks, for what attempts have left that ended by themselves, and how much memory is
+taken."""
+SHARE: Final = 0.005
 """How much of one core these looks may take, at most: where there are many processes they are rarer."""
+LIMIT_INTERVAL: Final = 0.25
+LIMIT_SHARE: Final = 0.05
+"""The same where an attempt has a limit of memory."""
 END_LIMIT: Final = 5.0
 """Seconds after KILL until those that do not die, because they hang in the kernel, are given up for now."""
 ORPHAN_GRACE: Final = 5.0
@@ -97,7 +98,8 @@ class Supervision:
     def __init__(self) -> None:
         own = os.getpid()
         self._mark = Mark(boot_id(), own, start_of(own) or 0, secrets.token_hex(8), 0)
-        self._outer = os.environ.get(VARIABLE, "")
+        self._value = together(os.environ.get(VARIABLE, ""), self._mark)[:-1]
+        """Of the variable, up to the number of an attempt."""
         self._numbers = itertools.count(1)
         self._known: dict[int, Attempt] = {}
         self._table = SessionTable()
@@ -105,6 +107,7 @@ class Supervision:
         self._has_left = False
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
+        self._sampler = supervisor_memory.Sampler(self._mark.pilot)
         self._waiting: list[Callable[[], None]] = []
         self._is_asleep = self._is_slow = False
         """Whether the thread waits for a word, and for nothing else; and whether it waits for long."""
@@ -133,7 +136,7 @@ class Supervision:
     def attempt(self) -> Attempt:
         """A new attempt, whose process is to be started now."""
         number = next(self._numbers)
-        attempt = Attempt(number, together(self._outer, self._mark._replace(attempt=number)))
+        attempt = Attempt(number, f"{self._value}{number}")
         self._known[number] = attempt
         return attempt
 
@@ -179,36 +182,43 @@ class Supervision:
     # The thread. ------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        sampler = supervisor_memory.Sampler(self._mark.pilot)
-        swept = sampled = -SWEEP_INTERVAL
-        sweep_pause = SWEEP_INTERVAL
-        sample_pause = 0.0
+        looked, cost = time.monotonic(), 0.0
         while True:
-            now = time.monotonic()
             try:
-                if self._waiting or (self._has_left and now >= swept + sweep_pause):
-                    sweep_pause = max(SWEEP_INTERVAL, _cost(self._sweep) / SWEEP_SHARE)
-                    swept = time.monotonic()
-                attempts = list(self._known.values())
-                if attempts and now >= sampled + sample_pause:
-                    sample_pause = _sample_pause(_cost(partial(sampler.sample, attempts)), attempts)
-                    sampled = time.monotonic()
-                self._pause(swept + sweep_pause, sampled + sample_pause)
+                due = looked + self._pause_after(cost)
+                if self._waiting:
+                    self._sweep()
+                elif self._is_busy and time.monotonic() >= due:
+                    cost = _cost(self._look_around)
+                    looked = time.monotonic()
+                else:
+                    self._wait_until(due)
             except Exception:  # the next look may succeed: descriptors may have run out
                 log.exception("a look at what was started has failed")
+                self._has_left = True
                 time.sleep(1.0)
 
-    def _pause(self, sweep_at: float, sample_at: float) -> None:
-        """Wait for a reason to look."""
+    @property
+    def _is_busy(self) -> bool:
+        """Whether there is something to look at."""
+        return self._has_left or bool(self._known)
+
+    def _pause_after(self, cost: float) -> float:
+        """Seconds until the next look, after one that took so many of a core."""
+        if any(attempt.limit is not None for attempt in list(self._known.values())):
+            return max(LIMIT_INTERVAL, cost / LIMIT_SHARE)
+        return max(INTERVAL, cost / SHARE)
+
+    def _wait_until(self, due: float) -> None:
+        """Wait for a word, or until it is time to look, if there is something to look at."""
         poll = select.poll()
         poll.register(self._wakes, select.POLLIN)
         watch = None if self._supervisor is None else self._supervisor.watch
         if watch is not None:
             poll.register(watch, select.POLLIN)
         self._is_asleep = self._is_slow = True  # from here on whoever changes what is read next has to wake us
-        until = min(sweep_at if self._has_left else math.inf, sample_at if self._known else math.inf)
-        left = 0.0 if self._waiting else max(until - time.monotonic(), 0.0)
-        self._is_asleep, self._is_slow = left == math.inf, left > SAMPLE_INTERVAL
+        left = 0.0 if self._waiting else max(due - time.monotonic(), 0.0) if self._is_busy else math.inf
+        self._is_asleep, self._is_slow = left == math.inf, left > LIMIT_INTERVAL
         ready = poll.poll(None if left == math.inf else math.ceil(left * 1000))
         self._is_asleep = self._is_slow = False
         with suppress(BlockingIOError):
@@ -221,11 +231,20 @@ class Supervision:
         with suppress(BlockingIOError):
             os.write(self._waker, b"!")
 
+    def _look_around(self) -> None:
+        """Look at the memory of attempts, and whether one that has ended has left something; end that."""
+        self._is_looking, self._has_left = True, False
+        try:
+            processes = self._sampler.sample(list(self._known.values()))
+            if any(self._was_left(mark) for process in processes for mark in process.marks):
+                self._sweep()
+        finally:
+            self._is_looking = False
+
     def _sweep(self) -> None:
         """Kill what attempts have left that are not known any more."""
         waiting, self._waiting = self._waiting, []
-        self._is_looking = True
-        self._has_left = False
+        self._is_looking, self._has_left = True, False
         look = Look()
         try:
             end_all(lambda: carrying(look.take(), self._was_left), grace=0.0, limit=END_LIMIT)
@@ -361,12 +380,6 @@ def _cost(look: Callable[[], object]) -> float:
     return time.thread_time() - begun
 
 
-def _sample_pause(cost: float, attempts: list[Attempt]) -> float:
-    if any(attempt.limit is not None for attempt in attempts):
-        return max(SAMPLE_INTERVAL, cost / SAMPLE_SHARE)
-    return max(SWEEP_INTERVAL, cost / SWEEP_SHARE)
-
-
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     with suppress(RuntimeError):  # its loop is closed
         loop.call_soon_threadsafe(_resolve, future)
@@ -375,6 +388,3 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-__all__ = ["Attempt", "Process", "Supervision", "be_supervised", "leave_nothing", "supervision"]
