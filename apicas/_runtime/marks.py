@@ -5,8 +5,8 @@ pilot's process id and start time, a secret, and the number of the attempt. A pi
 own mark to the one that it has.
 
 Rules:
-- A pilot's process is what carries its mark, is in a session that it registered, is in a session with one of these, or
-  has one of these for a parent.
+- A pilot's process is what carries its mark, is in a session that it registered or that one of these has made, or has
+  one of these for a parent.
 - Only processes of our own user are looked at, and none of another batch job: `sbatch` and the like pass the
   environment on, mark included.
 - A signal goes to a process by its pidfd, after a look that its start time is still the same.
@@ -239,15 +239,22 @@ def of_pilot(
 
 
 def _with_theirs(processes: Collection[Process], roots: set[int]) -> list[Process]:
-    """Processes, with all in their sessions, and all that these have for children.
+    """Processes, with all in the sessions that are theirs, and all that these have for children.
 
-    Nobody can enter a session: whoever is in one with a marked process descends from a marked one too.
+    A session is theirs if its oldest member is one of them: whoever else is in it was started by them, since nobody
+    can enter a session. A mark in a session that is older was carried there by somebody, and says nothing about others.
     """
+    oldest: dict[int, Process] = {}
+    for process in processes:
+        known = oldest.setdefault(process.session, process)
+        if (process.start, process.pid != process.session) < (known.start, known.pid != known.session):
+            oldest[process.session] = process
     found, before = roots, -1
     while len(found) != before:
         before = len(found)
-        sessions = {process.session for process in processes if process.pid in found}
-        found = {process.pid for process in processes if process.session in sessions or process.parent in found} | found
+        found = found | {
+            process.pid for process in processes if process.parent in found or oldest[process.session].pid in found
+        }
     return [process for process in processes if process.pid in found]
 
 
@@ -334,7 +341,7 @@ def end_all(find: Callable[[], Collection[Process]], *, grace: float, limit: flo
     asked: set[tuple[int, int]] = set()
     since = time.monotonic()
     pause = END_PAUSE
-    while living := find():
+    while living := find() or (find() if found else ()):  # a second look for those that were just forking
         found.update((process.name, process) for process in living)
         spent = time.monotonic() - since
         if spent >= grace + limit:
