@@ -23,7 +23,7 @@ _COUNTED: Final = (
     "LSB_DJOB_NUMPROC",  # LSF: of all hosts; more than this node's never binds
     "NSLOTS",  # Grid Engine, likewise
 )
-_BATCH: Final = ("SLURM_JOB_ID", "SLURM_JOBID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+_BATCH: Final = ("SLURM_JOB_ID", "SLURM_JOBID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

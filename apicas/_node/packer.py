@@ -89,6 +89,7 @@ class Packer(Generic[K]):
         self._patience = patience.seconds
         self._passes = PASSES_PER_CORE * cores if patience.passes is None else patience.passes
         self._order = count()
+        self._coreless = 0
         self._lanes: dict[Amounts, dict[K, _Waiting[K]]] = {}
         self._waiting: dict[K, _Waiting[K]] = {}
         self._running: dict[K, Running[K]] = {}
@@ -129,6 +130,7 @@ class Packer(Generic[K]):
             raise ValueError(f"{key!r} can never start here: {reason}")
         one = _Waiting(key, request, next(self._order))
         self._waiting[key] = one
+        self._coreless += not request.of(CORES)
         self._lanes.setdefault(request.amounts, {})[key] = one
 
     def remove(self, key: K) -> bool:
@@ -136,6 +138,7 @@ class Packer(Generic[K]):
         one = self._waiting.pop(key, None)
         if one is None:
             return False
+        self._coreless -= not one.request.of(CORES)
         lane = self._lanes[one.request.amounts]
         del lane[key]
         if not lane:
@@ -175,6 +178,8 @@ class Packer(Generic[K]):
         oldest = next(iter(self._waiting.values()))
         if self.inventory.fits(oldest.request):
             return oldest
+        if not self._coreless and not self.inventory.free.get(CORES):  # most looks end here: after each start
+            return None
         reservation = self._reserved(oldest, now)
         for one in self._younger(oldest, deep=reservation is not None):
             if reservation is None or reservation.allows(one.request, self.seconds(one.request), now):

@@ -118,6 +118,29 @@ def test_how_many_are_looked_for_follows_from_what_tokens_ask() -> None:
     assert Budget(packer, typical, Horizon(), ahead=0.0, now=0.0).wanted == 0 + 1  # no memory here: one look goes on
 
 
+REQUESTS = st.builds(asks, cores=st.integers(0, 9), memory=st.integers(0, 70), gpus=st.integers(0, 2))
+
+
+@given(st.lists(REQUESTS, max_size=60), st.lists(REQUESTS, max_size=10), st.sampled_from([0.0, 0.25, 1.0, 5.0]))
+def test_no_more_is_claimed_than_is_free_and_may_wait(
+    candidates: list[Request], before: list[Request], ahead: float
+) -> None:
+    has = {"cores": 8, "memory": 64, "gpus": 1}
+    packer: Packer[str] = Packer(Inventory(has))
+    for number, request in enumerate(before):
+        if not packer.inventory.never_fits(request):
+            packer.add(str(number), request)
+    packer.start(0.0)
+    budget = budget_of(packer, ahead=ahead)
+    taken = [request for request in candidates if budget.judge(request).admission is TAKES]
+    assert not any(packer.inventory.never_fits(request) for request in taken)
+    for name, number in has.items():
+        largest = max((request.of(name) for request in taken), default=0)
+        # One more may wait than fits, and one large one beside it.
+        bound = packer.inventory.free[name] + 2 * ahead * number + 2 * largest
+        assert sum(request.of(name) for request in taken) <= bound
+
+
 # The end of the job. --------------------------------------------------------------------------------------------------
 
 
