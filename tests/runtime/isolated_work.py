@@ -227,3 +227,19 @@ async def say_where(token: Token) -> None:
     """Tell the test our process, and end."""
     print("worked", token.id)
     tell(token, os.getpid())
+
+
+async def eats(token: Token) -> None:
+    """Take memory, and keep it."""
+    kept = bytearray(b"x") * 300_000_000
+    await asyncio.sleep(3600)
+    del kept
+
+
+def takes_some(token: Token) -> None:
+    """Take as much memory as the token says, and a little time."""
+    taken = bytearray(b"x") * token["input"]["size"]
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    del taken
