@@ -181,8 +181,12 @@ class Budget:
 
 
 def overdue(packer: Packer[K], horizon: Horizon, now: float) -> list[tuple[K, str]]:
-    """The waiting tokens that would no longer be over in time, and why: hand them back, uncharged."""
+    """The waiting tokens that would no longer be over in time, and why: hand them back, uncharged.
+
+    One for which cores are kept is judged by when it can start: they would be kept in vain.
+    """
     if horizon.end is None:
         return []
-    late = ((key, horizon.too_late(packer.seconds(request), now)) for key, request in packer.waiting.items())
+    waiting = packer.waiting.items()
+    late = ((key, horizon.too_late(packer.seconds(one), packer.earliest(key, now))) for key, one in waiting)
     return [(key, reason) for key, reason in late if reason]

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from apicas._documents import shown
-from apicas._node.names import CORES, CUDA, GPUS, IN_BYTES
+from apicas._node.names import CORES, CUDA, GPUS, in_words
 from apicas._node.placement import choose_cores
 from apicas._node.requests import Amounts, Request
 
@@ -118,7 +117,7 @@ class Inventory:
     def never_fits(self, request: Request) -> str:
         """Why a request can never be met here, however much comes free; "" if it can."""
         return "; ".join(
-            f"it asks for {_said(name, number)}, and this node has {_said(name, self._has.get(name, 0))}"
+            f"it asks for {in_words(name, number)}, and this node has {in_words(name, self._has.get(name, 0))}"
             for name, number in request.amounts
             if number > self._has.get(name, 0)
         )
@@ -167,14 +166,3 @@ def _named_gpus(names: Sequence[str], wanted: int) -> list[str]:
     named = list(names[:wanted])
     free = (str(number) for number in range(wanted + len(named)) if str(number) not in named)
     return named + [name for name, _ in zip(free, range(wanted - len(named)), strict=False)]
-
-
-def _said(name: str, number: int) -> str:
-    """An amount in words."""
-    if name in IN_BYTES:
-        size = f"{number / 2**30:.4g} GiB" if number >= 1 << 30 else f"{number / 2**20:.4g} MiB"
-        return f"{size} of {name}"
-    singular = {CORES: "core", GPUS: "GPU"}.get(name)
-    if singular is None:
-        return f"{number} of {shown(name)}"
-    return f"{number} {singular}{'' if number == 1 else 's'}"

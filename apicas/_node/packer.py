@@ -110,6 +110,12 @@ class Packer(Generic[K]):
         """What is kept for the oldest that waits."""
         return self._reservation[1] if self._reservation is not None else None
 
+    def earliest(self, key: K, now: float) -> float:
+        """When a waiting token can start at the earliest, as far as anybody knows: now, but for a reserved one."""
+        if self._reservation is None or self._reservation[0].key != key:
+            return now
+        return max(now, self._reservation[1].start or now)
+
     def seconds(self, request: Request) -> float | None:
         """How long a token takes: what it says, else what others of its kind took; None where nobody knows."""
         return request.seconds if request.seconds is not None else self.durations.estimate(request.kind)

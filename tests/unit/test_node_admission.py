@@ -172,6 +172,16 @@ def test_what_has_waited_too_long_is_named_with_the_reason() -> None:
     assert overdue(packer, Horizon(end=100.0), 50.0) == [("long", "it takes 60 s, and 50 s of the batch job are left")]
 
 
+def test_nothing_is_kept_for_one_that_would_not_be_over_in_time() -> None:
+    packer = packer_of(Patience(seconds=0.0, passes=0), cores=4)
+    packer.add("runs", asks(cores=2, seconds=50.0))
+    packer.add("large", asks(cores=4, seconds=60.0))
+    packer.add("passes", asks(cores=1, seconds=10.0, kind="passes"))
+    packer.start(0.0)
+    assert overdue(packer, Horizon(end=110.0), 0.0) == []
+    assert overdue(packer, Horizon(end=109.0), 0.0) == [("large", "it takes 60 s, and 59 s of the batch job are left")]
+
+
 # Durations. -----------------------------------------------------------------------------------------------------------
 
 
