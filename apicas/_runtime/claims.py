@@ -237,11 +237,12 @@ class Claimer:
             self._hand_back(lease)
 
     def _locked(self, document: Document, now: float) -> tuple[str, Document] | None:
+        """Lock a document that was read for this claim, and is nobody else's: no copy is made."""
         claim_id = self._environment.new_id()
         owner, lease = self._environment.owner, self._times.lease
         claim = Claim(claim_id=claim_id, owner=owner, now=now, lease=lease, isolated=self.isolates)
         try:
-            return claim_id, self._modifier.lock(dict(document), claim)
+            return claim_id, self._modifier.lock(document, claim)
         except TransitionError:
             return None
 
