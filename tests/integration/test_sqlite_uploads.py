@@ -120,3 +120,12 @@ async def test_the_next_bulk_is_there_before_one_is_written(tmp_path: Path) -> N
         await held
         assert (await upload).uploaded == 3 * MAX_BULK_DOCUMENTS
         assert asked == [0, 1, 2]
+
+
+async def test_the_log_is_carried_over_before_it_is_large(tmp_path: Path) -> None:
+    """Carried over seldom, since a page that is written again meanwhile is carried once; but not at the end alone."""
+    async with SQLiteClient(tmp_path / "pool.db") as client:
+        await client.upload({"input": "x" * 1_000} for _ in range(20_000))
+        pool, log = ((tmp_path / name).stat().st_size for name in ("pool.db", "pool.db-wal"))
+    assert 8_000_000 < log < 24_000_000
+    assert pool > 8_000_000
