@@ -7,8 +7,8 @@ own mark to the one that it has.
 Rules:
 - A pilot's process is what carries its mark, is in a session that it registered or that one of these has made, or has
   one of these for a parent.
-- Only processes of our own user are looked at, and none of another batch job: `sbatch` and the like pass the
-  environment on, mark included.
+- Only processes of our own user are looked at, and a mark counts in the batch job only in which it was made.
+- What a dead pilot has left is spared where a living pilot is among it: it is that one's work too.
 - A signal goes to a process by its pidfd, after a look that its start time is still the same.
 
 The supervisor runs this file too, without the rest of apicas: nothing but small modules may be imported here.
@@ -24,14 +24,16 @@ from typing import Final, NamedTuple
 
 VARIABLE: Final = "APICAS_MARK"
 PROCESSES: Final = "/proc"
-JOB_VARIABLES: Final = (b"SLURM_JOB_ID", b"PBS_JOBID", b"DIRAC_JOBID", b"JOB_ID", b"LSB_JOBID")
-"""What batch systems call their jobs: Slurm, PBS, DIRAC, Grid Engine, LSF."""
+JOB_VARIABLES: Final = (b"SLURM_JOB_ID", b"PBS_JOBID", b"LSB_JOBID")
+"""Where batch systems tell their jobs who they are: Slurm, PBS, LSF."""
+MAX_JOB: Final = 64
+"""Characters of that."""
 MAX_ENVIRONMENT: Final = 4_194_304
 """Bytes of an environment that are looked at: more than most systems allow."""
 _CHUNK: Final = 65_536
 _DEAD: Final = frozenset({b"Z", b"X", b"x"})
-_VARIABLE: Final = VARIABLE.encode() + b"="
-_MARKS: Final = ","
+_NAME: Final = VARIABLE.encode()
+_SEPARATOR: Final = ","
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 """Of the clock that start times are told in, per second."""
@@ -50,10 +52,14 @@ class Mark(NamedTuple):
     start: int
     """The pilot's process, and when it started, in clock ticks since the boot."""
     secret: str
+    job: str
+    """The batch job that the pilot is in; "" for none. A process of another job is not the pilot's: `sbatch` and the
+    like pass the environment on, mark included."""
     attempt: int
+    """0 for the supervisor, which is nobody's to end."""
 
     def __str__(self) -> str:
-        return f"{self.boot}.{self.pid}.{self.start}.{self.secret}.{self.attempt}"
+        return f"{self.boot}.{self.pid}.{self.start}.{self.secret}.{self.job}.{self.attempt}"
 
     @property
     def pilot(self) -> tuple[str, int, int, str]:
@@ -82,23 +88,23 @@ class Process(NamedTuple):
 
 def parsed(text: str) -> tuple[Mark, ...]:
     """The marks in the variable's value; what is none is left out."""
-    return tuple(mark for part in text.split(_MARKS) if (mark := _mark(part)) is not None)
+    return tuple(mark for part in text.split(_SEPARATOR) if (mark := _mark(part)) is not None)
 
 
 def _mark(text: str) -> Mark | None:
     fields = text.split(".")
     if len(fields) != len(Mark._fields):
         return None
-    boot, pid, start, secret, attempt = fields
+    boot, pid, start, secret, job, attempt = fields
     try:
-        return Mark(boot, int(pid), int(start), secret, int(attempt))
+        return Mark(boot, int(pid), int(start), secret, job, int(attempt))
     except ValueError:
         return None
 
 
 def together(outer: str, mark: Mark) -> str:
     """The variable's value for a process that is started by one which has `outer` itself."""
-    return f"{outer}{_MARKS}{mark}" if outer else str(mark)
+    return f"{outer}{_SEPARATOR}{mark}" if outer else str(mark)
 
 
 # Looking. -------------------------------------------------------------------------------------------------------------
@@ -114,7 +120,6 @@ class Look:
 
     def __init__(self, *, keeps: bool = False) -> None:
         self._kept: dict[tuple[int, int], tuple[Mark, ...]] | None = {} if keeps else None
-        self._jobs = {name: value for name in JOB_VARIABLES if (value := os.environb.get(name)) is not None}
 
     def take(self) -> list[Process]:
         """All of them, as far as they can be read."""
@@ -124,32 +129,55 @@ class Look:
     def _read(self, processes: Iterable[Process]) -> list[Process]:
         kept = self._kept
         if kept is None:
-            return [process._replace(marks=self._marks(process.pid)) for process in processes]
+            return [process._replace(marks=_marks(_environment(process.pid))) for process in processes]
         found = []
         for process in processes:
             marks = kept.get(process.name)
-            found.append(process._replace(marks=self._marks(process.pid) if marks is None else marks))
+            found.append(process._replace(marks=_marks(_environment(process.pid)) if marks is None else marks))
         self._kept = {process.name: process.marks for process in found}
         return found
 
-    def _marks(self, pid: int) -> tuple[Mark, ...]:
-        content = _environment(pid)
-        start = 0 if content.startswith(_VARIABLE) else content.find(b"\0" + _VARIABLE) + 1
-        if start == 0 and not content.startswith(_VARIABLE):
-            return ()
-        if self._is_of_another_job(content):
-            return ()
-        value = content[start + len(_VARIABLE) :].partition(b"\0")[0]
-        return parsed(value.decode("ascii", "replace"))
 
-    def _is_of_another_job(self, content: bytes) -> bool:
-        """Whether a process is in a batch job, and that is not ours."""
-        padded = b"\0" + content
-        for name in JOB_VARIABLES:
-            _, found, rest = padded.partition(b"\0" + name + b"=")
-            if found and rest.partition(b"\0")[0] != self._jobs.get(name):
-                return True
-        return False
+def _marks(content: bytes) -> tuple[Mark, ...]:
+    """The marks in an environment, without those that were made in another batch job."""
+    content = b"\0" + content
+    value = _value(content, _NAME)
+    if not value:
+        return ()
+    job = _job(content)
+    return tuple(mark for mark in parsed(value.decode("ascii", "replace")) if not job or mark.job == job)
+
+
+def _value(content: bytes, name: bytes) -> bytes:
+    """A variable of an environment that begins with a zero byte."""
+    _, found, rest = content.partition(b"\0" + name + b"=")
+    return rest.partition(b"\0")[0] if found else b""
+
+
+def _job(content: bytes) -> str:
+    for name in JOB_VARIABLES:
+        value = _value(content, name)
+        if value:
+            return "".join(letter if letter.isalnum() else "_" for letter in value[:MAX_JOB].decode("ascii", "replace"))
+    return ""
+
+
+def own_job() -> str:
+    """The batch job that this process is in, as marks have it; "" for none."""
+    return _job(b"".join(b"\0%b=%b" % item for item in os.environb.items()))
+
+
+def inherited(here: str) -> str:
+    """The variable's value of this process, as far as it is of living pilots around it.
+
+    Args:
+        here: what process ids are unique in.
+    """
+    is_orphaned, job = orphaned(here), own_job()
+    marks = parsed(os.environ.get(VARIABLE, ""))
+    return _SEPARATOR.join(
+        str(mark) for mark in marks if mark.boot == here and mark.job == job and not is_orphaned(mark)
+    )
 
 
 def _process(name: str) -> Process | None:
@@ -236,6 +264,33 @@ def of_pilot(
             if process.session in proven or any(mark.pilot == pilot for mark in process.marks)
         },
     )
+
+
+def left_by_the_dead(processes: Collection[Process], is_orphaned: Callable[[Mark], bool], here: str) -> list[Process]:
+    """What dead pilots have left, without living pilots, what these have started, and what has started them.
+
+    Args:
+        processes: one look.
+        is_orphaned: see `orphaned`.
+        here: what process ids are unique in.
+    """
+    pilots = {
+        mark.pid for process in processes for mark in process.marks if mark.boot == here and not is_orphaned(mark)
+    }
+    spared = _with_ancestors(processes, pilots | {os.getpid()})
+    spared |= {process.pid for process in _with_theirs(processes, spared)}
+    left = carrying(processes, lambda mark: mark.attempt > 0 and is_orphaned(mark))
+    return [process for process in left if process.pid not in spared]
+
+
+def _with_ancestors(processes: Collection[Process], pids: set[int]) -> set[int]:
+    """Processes, and who started them as far as that carries marks: beyond, it is nobody's business here."""
+    parents = {process.pid: process.parent for process in processes if process.marks}
+    found = set(pids)
+    for pid in pids:
+        while (pid := parents.get(pid, 0)) in parents and pid not in found:
+            found.add(pid)
+    return found
 
 
 def _with_theirs(processes: Collection[Process], roots: set[int]) -> list[Process]:

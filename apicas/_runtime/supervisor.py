@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from apicas._runtime.children import Child, adopted
-from apicas._runtime.marks import TICKS, Mark
+from apicas._runtime.marks import TICKS, VARIABLE, Mark
 from apicas._runtime.supervisor_process import HELD_AT, SESSION
 
 PLACES: Final = 16_384
@@ -35,13 +35,14 @@ _WAIT: Final = "trap '' HUP INT QUIT TERM USR1 USR2 TSTP TTIN TTOU; cd /; read -
 # Packages without their __init__: these import all that a pilot needs, and it needs two modules. Python says so itself.
 _BOOT: Final = """
 import sys
-for name, path in zip(("apicas", "apicas._runtime"), sys.argv[3:]):
+for name, path in zip(("apicas", "apicas._runtime"), sys.argv[2:]):
     sys.modules[name] = package = type(sys)(name)
     package.__path__ = [path]
 from apicas._runtime.supervisor_process import main
-main(sys.argv[1], int(sys.argv[2]))
+main(int(sys.argv[1]))
 """
 _HERE: Final = Path(__file__).parent
+_MARK: Final = VARIABLE.encode()
 
 
 class SessionTable:
@@ -124,21 +125,22 @@ class Supervisor:
 
 def _start(pilot: Mark, table: int, pipe: int) -> Child:
     isolated = ["-P", "-s"] if "PYTHONHOME" in os.environ else ["-I"]  # some need it to find their own library
-    program = [sys.executable, *isolated, "-S", "-c", _BOOT, str(pilot), str(table), str(_HERE.parent), str(_HERE)]
+    program = [sys.executable, *isolated, "-S", "-c", _BOOT, str(table), str(_HERE.parent), str(_HERE)]
     process = subprocess.Popen(  # noqa: S603 - a program of ours
         [_SHELL, "-c", _WAIT, "apicas-supervisor", *program],
         stdin=pipe,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(table,),
-        env={name: value for name, value in os.environb.items() if not _is_ours(name)},
+        # By this mark others know that its pilot lives.
+        env={**{name: value for name, value in os.environb.items() if not _is_ours(name)}, _MARK: str(pilot).encode()},
         start_new_session=True,
     )
     return adopted(process)
 
 
 def _is_ours(name: bytes) -> bool:
-    """Whether a variable is one of apicas: it may hold a password, and a mark is for others to be found by."""
+    """Whether a variable is one of apicas: it may hold a password."""
     return name.startswith((b"APICAS_", b"PICAS_"))
 
 

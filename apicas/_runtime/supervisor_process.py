@@ -11,7 +11,7 @@ import struct
 import time
 from typing import Final
 
-from apicas._runtime.marks import Look, Process, end_all, is_dead, of_pilot, parsed
+from apicas._runtime.marks import VARIABLE, Look, Process, end_all, is_dead, of_pilot, parsed
 
 HELD_AT: Final = struct.Struct("=q")
 """How the table begins: when the sessions in it were those of the pilot, in clock ticks since the boot."""
@@ -25,14 +25,13 @@ PAUSE: Final = 0.2
 """Seconds between two looks at a pilot that lives, where the kernel sends no word of its end."""
 
 
-def main(pilot: str, table: int) -> None:
-    """End what a pilot left, when it is dead.
+def main(table: int) -> None:
+    """End what a pilot left, when it is dead: the one whose mark we have.
 
     Args:
-        pilot: a mark of the pilot's.
         table: a descriptor of the sessions that it has registered.
     """
-    (mark,) = parsed(pilot)
+    (mark,) = parsed(os.environ[VARIABLE])
     _wait_for_end(mark.pid, mark.start)
     sessions, held_at = _read(table)
     look, own = Look(), os.getpid()

@@ -32,7 +32,19 @@ from typing import Any, Final
 from apicas._runtime import supervisor_memory
 from apicas._runtime.children import Environment
 from apicas._runtime.environment import boot_id
-from apicas._runtime.marks import VARIABLE, Look, Mark, carrying, end_all, orphaned, start_of, together
+from apicas._runtime.marks import (
+    VARIABLE,
+    Look,
+    Mark,
+    carrying,
+    end_all,
+    inherited,
+    left_by_the_dead,
+    orphaned,
+    own_job,
+    start_of,
+    together,
+)
 from apicas._runtime.supervisor import SessionTable, Supervisor
 
 log = logging.getLogger("apicas")
@@ -97,8 +109,8 @@ class Supervision:
 
     def __init__(self) -> None:
         own = os.getpid()
-        self._mark = Mark(boot_id(), own, start_of(own) or 0, secrets.token_hex(8), 0)
-        self._value = together(os.environ.get(VARIABLE, ""), self._mark)[:-1]
+        self._mark = Mark(boot_id(), own, start_of(own) or 0, secrets.token_hex(8), own_job(), 0)
+        self._value = together(inherited(boot_id()), self._mark)[:-1]
         """Of the variable, up to the number of an attempt."""
         self._numbers = itertools.count(1)
         self._known: dict[int, Attempt] = {}
@@ -254,13 +266,17 @@ class Supervision:
                 tell()
 
     def _was_left(self, mark: Mark) -> bool:
-        return mark.pilot == self._mark.pilot and mark.attempt not in self._known
+        return mark.pilot == self._mark.pilot and mark.attempt not in self._known and mark.attempt > 0
 
     def _end_orphans(self) -> None:
         """End what dead pilots of the same user have left on this node."""
         look, is_orphaned = Look(), orphaned(self._mark.boot)
         try:
-            found = end_all(lambda: carrying(look.take(), is_orphaned), grace=ORPHAN_GRACE, limit=END_LIMIT)
+            found = end_all(
+                lambda: left_by_the_dead(look.take(), is_orphaned, self._mark.boot),
+                grace=ORPHAN_GRACE,
+                limit=END_LIMIT,
+            )
         except OSError:
             log.warning("what dead pilots have left on this node could not be looked for", exc_info=True)
         else:

@@ -16,8 +16,8 @@ from apicas._runtime.marks import Look, Mark, Process, carrying, end_all, is_dea
 from tests.runtime.processes import linux_only, lives
 
 pytestmark = linux_only
-OURS = Mark("b007", 100, 5, "secret", 3)
-OTHERS = Mark("b007", 100, 5, "another", 3)
+OURS = Mark("b007", 100, 5, "secret", "", 3)
+OTHERS = Mark("b007", 100, 5, "another", "", 3)
 
 
 def process(pid: int, parent: int = 1, session: int | None = None, start: int = 50, *marks: Mark) -> Process:
@@ -34,7 +34,7 @@ def test_marks_are_read_as_they_were_written() -> None:
     assert marks.together("", OURS) == str(OURS)
 
 
-@pytest.mark.parametrize("text", ["", "x", "a.b.c.d.e", "a.1.2.s", "a.1.2.s.3.4", ",,", "a.1..s.3"])
+@pytest.mark.parametrize("text", ["", "x", "a.b.c.d.e", "a.1.2.s", "a.1.2.s.j.3.4", ",,", "a.1..s.j.3"])
 def test_what_is_no_mark_is_left_out(text: str) -> None:
     assert parsed(text) == ()
     assert parsed(f"{text},{OURS}") == (OURS,)
@@ -74,7 +74,7 @@ def test_the_mark_of_a_living_pilot_makes_no_orphan() -> None:
     start = marks.start_of(os.getpid())
     assert start is not None
     is_orphaned = orphaned(boot_id())
-    here = Mark(boot_id(), os.getpid(), start, "s", 1)
+    here = Mark(boot_id(), os.getpid(), start, "s", "", 1)
     assert not is_orphaned(here)
     assert is_orphaned(here._replace(start=start - 1))  # its process id is used again
     assert not is_orphaned(here._replace(start=start - 1, boot="other"))
@@ -151,11 +151,42 @@ def test_a_look_shows_marks_wherever_they_are_in_an_environment() -> None:
     assert first.resident > 1_000_000
 
 
-def test_a_process_of_another_batch_job_carries_no_mark_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_counts_in_the_batch_job_in_which_it_was_made() -> None:
     """sbatch passes the environment on, mark included."""
+    job = OURS._replace(job="77_array")
+    for mark, environment, found in (
+        (job, {"SLURM_JOB_ID": "77.array"}, (job,)),
+        (job, {}, (job,)),  # as where a command hides the job from a program
+        (job, {"SLURM_JOB_ID": "78"}, ()),
+        (OURS, {"PBS_JOBID": "78"}, ()),
+    ):
+        assert seen({marks.VARIABLE: str(mark), **environment})[0].marks == found
+
+
+def test_a_pilot_hands_on_the_marks_of_living_pilots_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = marks.start_of(os.getppid())
+    assert start is not None
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    for job, found in ({"SLURM_JOB_ID": "77"}, (OURS,)), ({}, (OURS,)), ({"SLURM_JOB_ID": "78"}, ()):
-        assert seen({marks.VARIABLE: str(OURS), **job})[0].marks == found
+    living = Mark(boot_id(), os.getppid(), start, "s", "77", 1)
+    others = living._replace(start=start - 1), living._replace(job="76"), living._replace(boot="b007")
+    monkeypatch.setenv(marks.VARIABLE, ",".join(map(str, (*others, living))))
+    assert marks.inherited(boot_id()) == str(living)
+
+
+def test_what_a_dead_pilot_has_left_is_spared_where_a_living_one_is_among_it() -> None:
+    """As where a command had put a new pilot into the background, or `at` has started one later."""
+    dead, alive = OURS, OURS._replace(pid=31, secret="living")
+    look = [
+        process(10, 1, 10, 50, dead),
+        process(30, 1, 30, 50, dead),  # the shell that has started the living pilot
+        process(31, 30, 30, 51, dead),
+        process(32, 31, 32, 52, alive._replace(attempt=0)),  # its supervisor
+        process(33, 1, 33, 53, alive),
+        process(34, 31, 34, 53, dead),
+        process(40, 1, 40, 50, dead._replace(attempt=0)),  # the dead one's supervisor, which has its own work to do
+        process(41, 10, 41, 55),
+    ]
+    assert pids(marks.left_by_the_dead(look, lambda mark: mark.pilot == dead.pilot, "b007")) == [10, 41]
 
 
 def test_a_look_that_keeps_marks_forgets_those_who_are_gone() -> None:
