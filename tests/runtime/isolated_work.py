@@ -243,3 +243,17 @@ def takes_some(token: Token) -> None:
     while time.process_time() < until:
         pass
     del taken
+
+
+async def leaves(token: Token) -> None:
+    """Leave processes in sessions of their own, one of them a command, and end as the token says."""
+    pipe, leaver = token["input"]["pipe"], Path(__file__).with_name("leaver.py")
+    command = [sys.executable, "-S", str(leaver), pipe, "end"]
+    subprocess.run(command, check=True)  # noqa: ASYNC221 - as users write it
+    if token["input"]["end"] == "done":
+        return
+    running = asyncio.ensure_future(apicas.run_command([sys.executable, "-S", str(leaver), pipe, "stay"]))
+    if token["input"]["end"] == "crash":
+        await asyncio.to_thread(Path(pipe + ".go").read_text)
+        os._exit(3)
+    await running

@@ -1,6 +1,6 @@
 """A pilot with one command token: for tests that kill it.
 
-    python supervised_pilot.py PIPE (stay | end) [fork]
+    python supervised_pilot.py PIPE (stay | end | process) [fork]
 
 It writes its own process id and its supervisor's into the named pipe first. With `fork` it has a forked child besides,
 which waits for ever.
@@ -16,16 +16,18 @@ from pathlib import Path
 import apicas
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.supervisor_watch import supervision
+from tests.runtime.isolated_work import leaves
 
 LEAVER = Path(__file__).with_name("leaver.py")
 
 
 async def main(pipe: str, how: str) -> None:
     async with apicas.MemoryClient() as client:
-        await client.upload([{"input": 1}])
+        await client.upload([{"input": {"pipe": pipe, "end": "never"}}])
         report = await apicas.run(
-            CommandRunner([sys.executable, "-S", str(LEAVER), pipe, how]),
+            leaves if how == "process" else CommandRunner([sys.executable, "-S", str(LEAVER), pipe, how]),
             client,
+            executor="process" if how == "process" else "auto",
             workers=1,
             grace=0.2,
             handle_signals=True,

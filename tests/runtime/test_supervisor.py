@@ -20,6 +20,7 @@ from apicas._runtime.command import CommandRunner
 from apicas._runtime.process import CommandOptions
 from apicas._runtime.supervisor_watch import Supervision, leave_nothing, supervision
 from apicas.exceptions import TokenTimeoutError
+from tests.runtime import isolated_work
 from tests.runtime.leaver import CHILDREN
 from tests.runtime.processes import Fifo, linux_only, lives
 
@@ -144,6 +145,32 @@ async def test_a_command_that_cannot_be_started_is_not_waited_for() -> None:
     assert not supervision()._known
 
 
+# Worker processes
+
+
+async def test_nothing_is_left_by_a_worker_process_that_was_let_go(fifo: Fifo) -> None:
+    report = await run_in_process({"pipe": str(fifo.path), "end": "done"})
+    left = [int(await fifo.line()) for _ in range(CHILDREN)]
+    assert report.done == 1
+    assert not living(left)
+
+
+async def test_nothing_is_left_by_a_worker_process_that_died_with_a_command_running(fifo: Fifo) -> None:
+    os.mkfifo(f"{fifo.path}.go")
+    run = asyncio.ensure_future(run_in_process({"pipe": str(fifo.path), "end": "crash"}))
+    left = [int(await fifo.line()) for _ in range(2 * CHILDREN + 1)]
+    assert living(left) == left
+    await asyncio.to_thread(Path(f"{fifo.path}.go").write_text, "go on")
+    assert (await run).crashed == 1
+    assert not living(left)
+
+
+async def run_in_process(content: dict[str, Any]) -> apicas.Report:
+    async with apicas.MemoryClient() as client:
+        await client.upload([{"input": content}])
+        return await apicas.run(isolated_work.leaves, client, workers=1, executor="process", max_tokens=1)
+
+
 # When the pilot ends
 
 
@@ -172,6 +199,12 @@ async def test_nothing_is_left_by_a_pilot_that_is_killed(pilots: list[Any], fifo
     wait_for_ends([*pilot.left, pilot.supervisor])
     if besides:
         os.killpg(pilot.process.pid, signal.SIGKILL)  # the forked one
+
+
+async def test_nothing_is_left_by_a_worker_process_of_a_pilot_that_is_killed(pilots: list[Any], fifo: Fifo) -> None:
+    pilot = await Started.run(pilots, fifo, "process", left=2 * CHILDREN + 1)
+    pilot.process.kill()
+    wait_for_ends([*pilot.left, pilot.supervisor])
 
 
 async def test_a_pilot_that_is_stopped_is_no_dead_one(pilots: list[Any], fifo: Fifo) -> None:
