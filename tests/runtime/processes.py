@@ -115,7 +115,9 @@ def open_files() -> set[str]:
     """What our descriptors are, by number; those of the supervision are there by then."""
     supervision()
     numbers = os.listdir("/proc/self/fd")  # noqa: PTH208 - iterdir would leave its own in the list
-    return {f"{number} {os.path.realpath(f'/proc/self/fd/{number}')}" for number in numbers if number_is_open(number)}
+    names = {number: os.path.realpath(f"/proc/self/fd/{number}") for number in numbers if number_is_open(number)}
+    # Its thread looks at processes whenever it likes.
+    return {f"{number} {name}" for number, name in names.items() if not f"{name}/".startswith("/proc/")}
 
 
 def number_is_open(number: str) -> bool:
