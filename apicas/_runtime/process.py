@@ -446,10 +446,24 @@ class RunningCommand:
     def _peak_memory(self) -> int | None:
         """What is known of it. A program begins with the peak of the process that has started it: ours."""
         usage = self._leader.usage
-        peak = 0 if usage is None else usage.ru_maxrss
-        if peak <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-            peak = 0
+        peak = 0 if usage is None or _ours.reaches(usage.ru_maxrss) else usage.ru_maxrss
         return max(peak * _MAXRSS_UNIT, self._attempt.peak) or None
+
+
+class _OwnPeak:
+    """The most memory that this process has ever had; the system is asked only when that may matter."""
+
+    def __init__(self) -> None:
+        self._known = 0
+
+    def reaches(self, size: int) -> bool:
+        """Whether we had as much, in the unit of ru_maxrss."""
+        if size > self._known:
+            self._known = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return size <= self._known
+
+
+_ours: Final = _OwnPeak()
 
 
 def excess_error(name: str, taken: int, limit: int | None) -> TokenMemoryError:
