@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from types import FunctionType, MethodType
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from typing_extensions import override
@@ -37,12 +37,20 @@ from apicas._runtime import groups
 from apicas._runtime.children import adopted
 from apicas._runtime.hooks import Work
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Usage, Verdict, storable
-from apicas._runtime.process import CommandOptions, CommandResult, RunningCommand, excess_error
-from apicas._runtime.supervisor_watch import Attempt, supervision
+from apicas._runtime.process import (
+    CommandOptions,
+    CommandResult,
+    RunningCommand,
+    excess_error,
+    running_supervision,
+)
 from apicas._runtime.verdicts import heard, heard_usage, with_usage
 from apicas.clients.base import PoolClient
 from apicas.exceptions import InvalidTokenError
 from apicas.tokens import Token
+
+if TYPE_CHECKING:
+    from apicas._runtime.supervisor_watch import Attempt
 
 HEADER_BYTES: Final = 8
 MAX_STATE: Final = 100_000_000
@@ -133,12 +141,12 @@ class IsolatedProcess:
         self._introduction = introduction
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         ours, theirs = socket.socketpair()
-        attempt = supervision().attempt()
+        attempt = running_supervision().attempt()
         try:
             with theirs:
                 self._child = _start(theirs.fileno(), self._report.fileno(), attempt)
         except BaseException:
-            supervision().forget(attempt)
+            running_supervision().forget(attempt)
             ours.close()
             self._report.close()
             raise

@@ -24,10 +24,9 @@ from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
 from apicas._runtime.keeper import Keeper, OnLostContact, Tally
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
-from apicas._runtime.process import memory_limit
+from apicas._runtime.process import leave_nothing, memory_limit
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.stock import Stock
-from apicas._runtime.supervisor_watch import leave_nothing
 from apicas.exceptions import ConfigError, Release, Retry
 from apicas.policies import CALM_TIME, CLAIM_PORTION, claim_ahead
 from apicas.tokens import Token

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import anyio
 from typing_extensions import Unpack
@@ -34,9 +34,10 @@ from apicas._runtime.children import Child, Environment, Start, close, start_chi
 from apicas._runtime.lag import running_token
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
 from apicas._runtime.readers import running_readers
-from apicas._runtime.supervisor_memory import kills
-from apicas._runtime.supervisor_watch import Attempt, supervision
 from apicas.exceptions import CommandError, ConfigError, TokenMemoryError, TokenTimeoutError
+
+if TYPE_CHECKING:
+    from apicas._runtime.supervisor_watch import Attempt, Supervision
 
 log = logging.getLogger("apicas")
 
@@ -191,11 +192,11 @@ async def perform(
         TokenMemoryError: it was ended since its token's processes took more memory than a token may.
         ConfigError: it is nothing that can be run.
     """
-    attempt = supervision().attempt()
+    attempt = running_supervision().attempt()
     try:
         leader = _started(command, options, attempt.marked(options.env if environment is None else environment))
     except BaseException:
-        supervision().forget(attempt)
+        running_supervision().forget(attempt)
         raise
     running = RunningCommand(leader, options, attempt)
     in_time = True
@@ -239,7 +240,7 @@ class RunningCommand:
         self._leader = leader
         self._options = options
         self._attempt = attempt
-        self._supervision = supervision()
+        self._supervision = running_supervision()
         self._limit_memory()
         self._supervision.holds(attempt, leader.pid)
         self._was_stopped = False
@@ -440,7 +441,7 @@ class RunningCommand:
             seconds=(self._ended or time.monotonic()) - self._started,
             cpu_seconds=None if usage is None else usage.ru_utime + usage.ru_stime,
             peak_memory=self._peak_memory(),
-            out_of_memory=status == -SIGKILL and not self._was_stopped and kills.lately(),
+            out_of_memory=status == -SIGKILL and not self._was_stopped and self._supervision.kernel_kills.lately(),
         )
 
     def _peak_memory(self) -> int | None:
@@ -464,6 +465,19 @@ class _OwnPeak:
 
 
 _ours: Final = _OwnPeak()
+
+
+def running_supervision() -> Supervision:
+    """What looks after the processes that this one starts."""
+    from apicas._runtime.supervisor_watch import supervision  # noqa: PLC0415 - most pilots start no process
+
+    return supervision()
+
+
+async def leave_nothing() -> None:
+    """Return when nothing is left of all commands and worker processes that have ended."""
+    if "apicas._runtime.supervisor_watch" in sys.modules:
+        await running_supervision().cleared()
 
 
 def excess_error(name: str, taken: int, limit: int | None) -> TokenMemoryError:

@@ -54,6 +54,8 @@ INTERVAL: Final = 2.0
 taken."""
 SHARE: Final = 0.005
 """How much of one core these looks may take, at most: where there are many processes they are rarer."""
+SELDOM: Final = 10
+"""How many times as long worker processes wait: there are many, and the pilot above them looks too."""
 LIMIT_INTERVAL: Final = 0.25
 LIMIT_SHARE: Final = 0.05
 """The same where an attempt has a limit of memory."""
@@ -107,6 +109,9 @@ class Attempt:
 class Supervision:
     """Of this process."""
 
+    kernel_kills: Final = supervisor_memory.kills
+    """Those of others, for want of memory."""
+
     def __init__(self) -> None:
         own = os.getpid()
         self._mark = Mark(boot_id(), own, start_of(own) or 0, secrets.token_hex(8), own_job(), 0)
@@ -116,6 +121,7 @@ class Supervision:
         self._known: dict[int, Attempt] = {}
         self._table = SessionTable()
         self._supervisor: Supervisor | None = None
+        self._is_below = False
         self._has_left = False
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
@@ -133,6 +139,7 @@ class Supervision:
         Args:
             supervised: whether there is a supervisor above us already, and none is needed.
         """
+        self._is_below = supervised
         if not supervised:
             self._start_supervisor()
             threading.Thread(target=self._end_orphans, name="apicas-orphans", daemon=True).start()
@@ -219,7 +226,7 @@ class Supervision:
         """Seconds until the next look, after one that took so many of a core."""
         if any(attempt.limit is not None for attempt in list(self._known.values())):
             return max(LIMIT_INTERVAL, cost / LIMIT_SHARE)
-        return max(INTERVAL, cost / SHARE)
+        return max(INTERVAL, cost / SHARE) * (SELDOM if self._is_below else 1)
 
     def _wait_until(self, due: float) -> None:
         """Wait for a word, or until it is time to look, if there is something to look at."""
@@ -381,12 +388,6 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-
-
-async def leave_nothing() -> None:
-    """Return when nothing is left of all that has ended; at once where nothing was started."""
-    if _current is not None:
-        await _current.cleared()
 
 
 def _cost(look: Callable[[], object]) -> float:

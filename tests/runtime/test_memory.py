@@ -18,7 +18,7 @@ from apicas._runtime.outcomes import Returned, Usage, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.process import memory_limit
 from apicas._runtime.supervisor_memory import Kills, Sampler
-from apicas._runtime.supervisor_watch import supervision
+from apicas._runtime.supervisor_watch import Supervision, supervision
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError, TokenMemoryError
 from apicas.iterators import BasicViewIterator
@@ -165,7 +165,7 @@ async def test_a_kill_is_told_as_want_of_memory_when_the_kernel_counts_one(
     counters = tmp_path / "vmstat"
     counters.write_text("pgpgin 7\noom_kill 3\n")
     monkeypatch.setattr(supervisor_memory, "_COUNTERS", str(counters))
-    monkeypatch.setattr("apicas._runtime.process.kills", Kills())
+    monkeypatch.setattr(Supervision, "kernel_kills", Kills())
     kill = ["sh", "-c", "kill -KILL $$"]
     assert not (await apicas.run_command(kill)).out_of_memory
     counters.write_text("pgpgin 7\noom_kill 4\n")

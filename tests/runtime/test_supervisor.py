@@ -17,8 +17,8 @@ import pytest
 
 import apicas
 from apicas._runtime.command import CommandRunner
-from apicas._runtime.process import CommandOptions
-from apicas._runtime.supervisor_watch import Supervision, leave_nothing, supervision
+from apicas._runtime.process import CommandOptions, leave_nothing
+from apicas._runtime.supervisor_watch import Supervision, supervision
 from apicas.exceptions import TokenTimeoutError
 from tests.runtime import isolated_work
 from tests.runtime.leaver import CHILDREN
