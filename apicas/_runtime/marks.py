@@ -30,7 +30,9 @@ MAX_JOB: Final = 64
 """Characters of that."""
 MAX_ENVIRONMENT: Final = 4_194_304
 """Bytes of an environment that are looked at: more than most systems allow."""
-_CHUNK: Final = 65_536
+_CHUNK: Final = 8_192
+_KERNEL_THREAD: Final = 0x0020_0000
+"""In the flags of what is no process of a user's."""
 _DEAD: Final = frozenset({b"Z", b"X", b"x"})
 _NAME: Final = VARIABLE.encode()
 _SEPARATOR: Final = ","
@@ -190,7 +192,7 @@ def _process(name: str) -> Process | None:
         fields = _fields(name)
     except OSError:
         return None
-    if fields is None:
+    if fields is None or int(fields[6]) & _KERNEL_THREAD:
         return None
     return Process(int(name), int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21]) * _PAGE)
 
