@@ -37,6 +37,9 @@ UNSTARTED_LIMIT = 30.0
 """Seconds after which a token that was claimed ahead, and has not started, is handed back."""
 RATE_TIME = 0.1
 """Seconds over which the rate is measured at least: within a millisecond all that one claim has brought may end."""
+MAX_UNWRITTEN = 1000
+"""Outcomes that wait to be written, or are being written, beyond which nothing is claimed: a store that is behind with
+them would get ever more, and each is kept in memory until then."""
 PROGRESS_INTERVAL = 0.25
 """Seconds between two calls of on_progress."""
 
@@ -210,6 +213,8 @@ class Pilot:
         self._stock: Stock
         self._changed = asyncio.Event()
         self._came_back = anyio.Event()
+        self._is_behind = False
+        """Whether nothing is claimed because too many outcomes wait to be written."""
         self._reason = ""
         self._draining = anyio.Event()
         self._writing = anyio.CancelScope()
@@ -430,6 +435,9 @@ class Pilot:
 
     def _wanted(self) -> int:
         self._measure_rate()
+        self._is_behind = self._keeper.unwritten > MAX_UNWRITTEN
+        if self._is_behind:
+            return 0
         if self._executor.wants_no_more or self._keeper.loop_lags:
             self._low = math.inf
             return 0
@@ -542,6 +550,8 @@ class Pilot:
             self.stop("stop_function said so")
 
     def _note_ending(self, ending: Ending) -> None:
+        if self._is_behind:
+            self._changed.set()
         is_final = ending is Ending.DONE or ending is Ending.FAILED or ending is Ending.LOST
         if not (is_final and self._holds_work):
             self._came_back.set()

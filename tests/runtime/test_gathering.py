@@ -8,10 +8,12 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
-from apicas._runtime.committer import GATHER_TIME
+from apicas._runtime.committer import GATHER_TIME, MAX_BATCH
 from apicas._runtime.outcomes import Returned
+from apicas._runtime.pilot import MAX_UNWRITTEN
 from apicas.clients.port import SaveResult
 from apicas.iterators import BasicViewIterator
+from apicas.policies import CLAIM_PORTION
 from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
 from tests.runtime.acting import acting
 from tests.runtime.virtual import virtual
@@ -27,11 +29,14 @@ class CountingClient(FaultyClient):
         self.writes: list[int] = []
         self.seconds = 0.0
         """What a write takes."""
+        self.seconds_of_outcomes: float | None = None
+        """What one of outcomes takes; None for as much as any."""
 
     @override
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         self.writes.append(len(documents))
-        await anyio.sleep(self.seconds)
+        is_slow = self.seconds_of_outcomes is not None and any(document.get("done") for document in documents)
+        await anyio.sleep(self.seconds_of_outcomes or 0.0 if is_slow else self.seconds)
         return await super().save(documents)
 
 
@@ -97,3 +102,24 @@ async def test_the_end_of_a_pilot_waits_for_nobody() -> None:
     report = await acting(iterator, work).run(workers=1, max_tokens=3, handle_signals=False)
     assert report.done == 3
     assert anyio.current_time() - began < GATHER_TIME
+
+
+@virtual
+async def test_a_store_that_is_behind_with_outcomes_gets_no_more_claims() -> None:
+    """Each outcome is kept until it is written: a pilot that went on would keep ever more of them."""
+    many = 8 * MAX_UNWRITTEN
+    client = CountingClient()
+    await client.upload([{} for _ in range(many)])
+    client.seconds = 0.2
+    client.seconds_of_outcomes = 2.0
+    waiting: list[int] = []
+    iterator = BasicViewIterator(client, environment=virtual_environment(), linger=False)
+
+    async def work(_token: Any) -> None:
+        waiting.append(iterator.keeper.unwritten)
+
+    report = await acting(iterator, work).run(workers=64, handle_signals=False)
+    assert report.done == many
+    # What was claimed before, and claims under way, still come on top.
+    assert max(waiting) <= MAX_UNWRITTEN + 4 * CLAIM_PORTION
+    assert report.seconds < 20 + many / MAX_BATCH * 2.2

@@ -305,18 +305,18 @@ async def test_what_ends_while_the_locks_are_read_is_nobody_elses() -> None:
     await client.upload([{"_id": "t"}])
     async with pilot(client) as mine:
         (token,) = await mine.claim(1)
-        query, keeper = mine.client.query, mine.keeper
+        ask, keeper = mine.client.query, mine.keeper
 
-        async def query_slowly(view: str, query_: ViewQuery) -> list[ViewRow]:
-            rows = await query(view, query_)
+        async def ask_slowly(view: str, query: ViewQuery) -> list[ViewRow]:
+            rows = await ask(view, query)
             async with token:
                 pass
             await keeper.wait_until_written()
             return rows
 
-        mine.client.query = query_slowly  # type: ignore[method-assign]
+        mine.client.query = ask_slowly  # type: ignore[method-assign]
         sweep = await keeper.sweep()
-        mine.client.query = query  # type: ignore[method-assign]
+        mine.client.query = ask  # type: ignore[method-assign]
         assert (await client.fetch("t")).state == "done"
         assert (sweep.looked, sweep.unaccounted) == (0, set())
 
