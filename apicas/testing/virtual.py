@@ -83,7 +83,7 @@ class _JumpingSelector(selectors.DefaultSelector):
                 raise Deadlock(f"threads have worked for {PATIENCE:g} s while virtual time stood still: {names}")
 
     def _has_threads(self) -> bool:
-        """Whether one was started since the loop was made. (A count does not tell: an older one may have ended.)"""
+        """Whether one was started since the loop was made; a count does not tell, since an older one may have ended."""
         return any(thread not in self._known for thread in threading.enumerate())
 
     def _working(self) -> list[threading.Thread]:
