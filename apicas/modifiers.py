@@ -39,6 +39,8 @@ M = TypeVar("M", bound=MutableMapping[str, Any])
 JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
 # What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
 CLAIM_FIELDS: Final = ("claim", "pilot", "process", "lease", "lock", "claimed", "isolated")
+# What beats write of an attempt besides, and what is cleared with its claim.
+NOTE_FIELDS: Final = ("progress", "log")
 # As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
 _MAX_HOSTNAME: Final = 255
 
@@ -189,7 +191,7 @@ class BasicTokenModifier:
         # What the attempt before left: an exit code would otherwise decide how this one ends.
         token.update(lock=now, done=0, hostname=owner.hostname, exit_code="")
         entries = dict(annex(token))
-        for name in ("claimed", "isolated", "not_before", "taken"):
+        for name in _OF_EARLIER_ATTEMPTS:
             entries.pop(name, None)
         entries.update(
             claim=claim.claim_id,
@@ -400,6 +402,7 @@ class BasicTokenModifier:
             suspect=None,
             not_before=None,
             settled=None,
+            usage=None,
         )
         self._remember(token, "reset", time)
         return token
@@ -450,7 +453,7 @@ class BasicTokenModifier:
         # also when the user's own close ended the claim, and the pilot then sends the token back.
         entries = dict(annex(token))
         claim = entries.get("claim")
-        for name in CLAIM_FIELDS:
+        for name in _OF_CLAIMS:
             entries.pop(name, None)
         if isinstance(claim, str):
             entries["settled"] = claim
@@ -465,14 +468,7 @@ class BasicTokenModifier:
     @staticmethod
     def _annex(token: MutableMapping[str, Any], **changes: Any) -> None:
         """Change the sub-object: a copy of it, so that no other holder of the old one sees half a change."""
-        entries = dict(annex(token))
-        for name, value in changes.items():
-            if value is None:
-                entries.pop(name, None)
-            else:
-                entries[name] = value
-        if entries or "apicas" in token:
-            token["apicas"] = entries
+        noted(token, **changes)
 
     def _remember(self, token: MutableMapping[str, Any], event: str, now: float) -> None:
         hostname = token.get("hostname")
@@ -481,6 +477,23 @@ class BasicTokenModifier:
         history = annex(token).get("history")
         entries = [*(history if isinstance(history, list) else []), entry]
         self._annex(token, history=entries[-MAX_HISTORY:])
+
+
+_OF_CLAIMS: Final = (*CLAIM_FIELDS, *NOTE_FIELDS)
+_OF_EARLIER_ATTEMPTS: Final = ("claimed", "isolated", "not_before", "taken", "usage", *NOTE_FIELDS)
+
+
+def noted(token: M, **notes: Any) -> M:
+    """Write into the `apicas` sub-object what is known of an attempt. No change of state; None takes an entry out."""
+    entries = dict(annex(token))
+    for name, value in notes.items():
+        if value is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = value
+    if entries or "apicas" in token:
+        token["apicas"] = entries
+    return token
 
 
 def _is_unset(exit_code: Any) -> bool:

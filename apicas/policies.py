@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
-from apicas.modifiers import JOB_ID_FIELDS
+from apicas.modifiers import JOB_ID_FIELDS, NOTE_FIELDS
 from apicas.tokens import (
     FIRST_LOCK_TIME,
     TokenState,
@@ -509,8 +509,10 @@ def merge(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str,
 def merge_late(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """The outcome of a token that was reclaimed meanwhile: merged, and its generation and history stay theirs."""
     merged = merge(base, ours, theirs)
-    entries = {key: value for key, value in annex(theirs).items() if key not in {"taken", "not_before"}}
+    entries = {key: value for key, value in annex(theirs).items() if key not in {"taken", "not_before", *NOTE_FIELDS}}
     merged["apicas"] = {**entries, "settled": annex(ours).get("settled")}
+    if "usage" in annex(ours):
+        merged["apicas"]["usage"] = annex(ours)["usage"]
     return merged
 
 

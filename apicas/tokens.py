@@ -33,6 +33,9 @@ MAX_COUNT: Final = 1 << 53
 MAX_HISTORY: Final = 8
 # A token that is retried for ever must not grow beyond what the store takes.
 MAX_ERRORS: Final = 50
+MAX_MESSAGE: Final = 200
+"""Characters of what a token tells of its progress: every beat carries it."""
+_ROUNDING: Final = 1e-6
 
 
 class TokenState(StrEnum):
@@ -189,6 +192,14 @@ def generation_of(document: Mapping[str, Any]) -> int:
     return count(annex(document).get("generation"))
 
 
+def attempt_of(document: Mapping[str, Any]) -> int:
+    """The number of the last claim, the first is 1; 0 for a token that no apicas pilot has claimed.
+
+    Each claim is a generation, and so is each way back to todo.
+    """
+    return (generation_of(document) + 1) // 2
+
+
 def claim_of(document: Mapping[str, Any]) -> str | None:
     """The id of the claim that holds the token, as apicas wrote it; None where no apicas pilot holds it."""
     claim = annex(document).get("claim")
@@ -217,6 +228,30 @@ def not_before(document: Mapping[str, Any]) -> float:
 def is_foreign_lock(document: Mapping[str, Any]) -> bool:
     """Whether somebody other than apicas set the lock: PiCaS, or a script. Such a lock is not refreshed by anybody."""
     return claim_of(document) is None or annex(document).get("lock") != document.get("lock")
+
+
+def progress_of(fraction: float, message: str = "") -> Document:
+    """How far work is, as it is kept: the fraction, and a message that is short and drives no terminal.
+
+    Args:
+        fraction: from 0 to 1; what rounding puts a little beside that is taken for 0 or 1.
+        message: what it is at.
+
+    Raises:
+        ValueError: the fraction is none.
+    """
+    if isinstance(fraction, bool) or not -_ROUNDING <= fraction <= 1 + _ROUNDING:  # NaN is not, either
+        raise ValueError(f"the progress is {fraction}: it is a fraction from 0 to 1")
+    text = "".join(map(_printable, str(message)[: MAX_MESSAGE + 1]))
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[: MAX_MESSAGE - 3]}..."
+    return {"fraction": round(min(max(float(fraction), 0.0), 1.0), 4), "message": text}
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Keeper(Protocol):
@@ -390,6 +425,27 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     def _attachments(self) -> Mapping[str, Any]:
         attachments = self._document.get("_attachments")
         return attachments if isinstance(attachments, Mapping) else {}
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Tell how far the work is. The next heartbeat writes it, so call it as often as you like, from any thread.
+
+        It is to be seen as long as the token is held; see `apicas status`. A token that nobody has claimed forgets it.
+
+        Args:
+            fraction: from 0 to 1.
+            message: what it is at, 200 characters at the most.
+
+        Raises:
+            ValueError: the fraction is none.
+        """
+        told = progress_of(fraction, message)
+        if self._lease is not None:
+            self._lease.reached(told)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the token this is, or was the last: the first is 1. A reset in todo leaves out a number."""
+        return attempt_of(self._document)
 
     def put_attachment(self, name: str, data: bytes | str, content_type: str | None = None) -> None:
         """Attach a file. It is written together with the token's outcome.

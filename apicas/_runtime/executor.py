@@ -341,7 +341,7 @@ class Desk:
             return Cut()
         self._token = token
         executor.running += 1
-        mark = running_token.set(token.id)
+        mark = running_token.set(token)
         try:
             if executor.runs_plainly(token):
                 return await executor.run_plainly(token)

@@ -22,8 +22,9 @@ from apicas._runtime.lag import LoopWatch
 from apicas._runtime.leases import Lease, Leases
 from apicas.clients.port import Client, SaveStatus
 from apicas.exceptions import PoolError, PoolUnavailableError
-from apicas.modifiers import TokenModifier
+from apicas.modifiers import TokenModifier, noted
 from apicas.policies import LeaseTimes, Standing, beat_was_applied, standing
+from apicas.tokens import annex
 
 log = logging.getLogger("apicas.heartbeat")
 
@@ -81,7 +82,7 @@ class Heartbeat:
 
     async def _beat(self, client: Client, due: Sequence[Lease], sent: float) -> int:
         now = client.time()
-        documents = [self._modifier.refresh(dict(lease.stored), now) for lease in due]
+        documents = [self._refreshed(lease, now) for lease in due]
         unclear: list[tuple[Lease, Document]] = []
         results = await client.save(documents)
         for lease, document, result in zip(due, documents, results, strict=True):
@@ -92,6 +93,13 @@ class Heartbeat:
             else:
                 unclear.append((lease, document))
         return await self._look(client, unclear, sent)
+
+    def _refreshed(self, lease: Lease, now: float) -> Document:
+        """The document as stored with a new lock, and with what is known of the attempt."""
+        document = self._modifier.refresh(dict(lease.stored), now)
+        if lease.notes is None:
+            return document
+        return noted(document, **lease.notes.entries(annex(document).get("progress"), now))
 
     async def _look(self, client: Client, unclear: Sequence[tuple[Lease, Document]], sent: float) -> int:
         """Read back what met a conflict or no clear answer: an edit, a beat that did arrive, or a lost lease."""

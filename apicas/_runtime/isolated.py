@@ -8,7 +8,8 @@ Rules:
 
 The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON with one token
 each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then two per token: `taken`,
-from the loop that is to work it and before the token is looked at, and what became of it.
+from the loop that is to work it and before the token is looked at, and what became of it. Between these two it may say
+how far the work is, any number of times.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import Usage, describe
+from apicas._runtime.notes import Usage
+from apicas._runtime.outcomes import describe
+from apicas._runtime.progress import VARIABLE as PROGRESS
+from apicas._runtime.remote import RemoteLease
 from apicas._runtime.supervisor_watch import be_supervised
 from apicas._runtime.verdicts import told, told_usage
 from apicas.tokens import Token
@@ -89,6 +93,7 @@ class Place:
         self._loop = loop
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._executor: Executor | None = None
+        self._saying = threading.Lock()
         self._offset = 0.0
         self._is_orphan = False
         self.cut = False
@@ -117,7 +122,8 @@ class Place:
         """Answer."""
         body = encode(message)
         rest = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
-        with suppress(BrokenPipeError, ConnectionResetError):  # the pilot is gone, and the thread that listens knows it
+        # The pilot may be gone, which the thread that listens knows.
+        with self._saying, suppress(BrokenPipeError, ConnectionResetError):
             while rest:
                 rest = rest[os.write(self._connection, rest) :]
 
@@ -141,11 +147,14 @@ class Place:
         self.say({"taken": True})
         message = decode(body)
         self._offset = message["now"] - time.time()
-        token: Token = Token(message["token"])
+        lease = RemoteLease(self.say, self._loop, message.get("progress"))
+        _tell_commands(message.get("progress"))
+        token: Token = Token(message["token"], lease=lease)
         self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
         meter = Meter()
         verdict = await self._executor.run(token)
         self._executor = None
+        lease.end()
         _flush()  # what it printed must not wait for the end of this process, or be lost in the crash of another token
         self.say({**told(verdict, token.document), "usage": told_usage(meter.usage())})
 
@@ -160,6 +169,7 @@ class Meter:
     """What this process takes, with the children that it has waited for, from now on."""
 
     def __init__(self) -> None:
+        self._began = time.monotonic()
         self._cpu = _cpu_seconds()
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         with suppress(OSError):  # an old system: the peak is then that of all tokens so far
@@ -167,7 +177,9 @@ class Meter:
 
     def usage(self) -> Usage:
         """What it was so far."""
-        return Usage(cpu_seconds=_cpu_seconds() - self._cpu, peak_memory=self._peak())
+        return Usage(
+            cpu_seconds=_cpu_seconds() - self._cpu, peak_memory=self._peak(), seconds=time.monotonic() - self._began
+        )
 
     def _peak(self) -> int | None:
         own = _peak_of_own()
@@ -257,6 +269,14 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or put out of the way by the work
             stream.flush()
+
+
+def _tell_commands(path: str | None) -> None:
+    """Have all that the work starts find where progress is told, however it starts it."""
+    if path is None:
+        os.environ.pop(PROGRESS, None)
+    else:
+        os.environ[PROGRESS] = path
 
 
 def _be_the_first_to_go() -> None:

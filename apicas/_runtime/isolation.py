@@ -36,7 +36,8 @@ from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.children import adopted
 from apicas._runtime.hooks import Work
-from apicas._runtime.outcomes import Crashed, Cut, Raised, Usage, Verdict, storable
+from apicas._runtime.notes import Usage
+from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, storable
 from apicas._runtime.process import (
     CommandOptions,
     CommandResult,
@@ -47,7 +48,7 @@ from apicas._runtime.process import (
 from apicas._runtime.verdicts import heard, heard_usage, with_usage
 from apicas.clients.base import PoolClient
 from apicas.exceptions import InvalidTokenError
-from apicas.tokens import Token
+from apicas.tokens import Token, progress_of
 
 if TYPE_CHECKING:
     from apicas._runtime.supervisor_watch import Attempt
@@ -192,7 +193,9 @@ class IsolatedProcess:
         self._token, self._is_for_one = token, token.crashes > 0
         self._running.limit_memory()
         with anyio.move_on_after(TAKE_LIMIT):
-            await self._send({"token": token.document, "now": self._store_time(), "grace": cleanup_time})
+            path = None if token.lease is None else token.lease.progress_path()
+            message = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
+            await self._send(message)
             if await self._receive() == TAKEN:
                 return True
         self._is_ready = False
@@ -281,8 +284,18 @@ class IsolatedProcess:
             group.start_soon(self._watch, group.cancel_scope)
             with suppress(OSError, EOFError, InvalidTokenError):
                 answer = await self._read()
+                while answer is not None and "reached" in answer:
+                    self._reach(answer["reached"])
+                    answer = await self._read()
             group.cancel_scope.cancel()
         return answer
+
+    def _reach(self, progress: Any) -> None:
+        """Note how far its work is, which is what somebody else says: any JSON."""
+        with suppress(KeyError, TypeError, ValueError):
+            told = progress_of(progress["fraction"], progress["message"])
+            if self._token is not None and self._token.lease is not None:
+                self._token.lease.reached(told)
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         """What the work started may hold the pipe open, so its end alone says nothing."""

@@ -27,6 +27,7 @@ from apicas._runtime.outbox import OutboxSetting, outbox_for
 from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
 from apicas._runtime.safekeeping import Safekeeping
+from apicas._runtime.scribe import Scribe
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
@@ -116,6 +117,7 @@ class Keeper:
             modifier, client.time, options.max_scrub, options.max_crashes, delays, self.environment.rng
         )
         self._leases = Leases()
+        self._leases.scribe = Scribe(self.environment.owner) if self.environment.threads else None
         reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
         shared = (modifier, self.times, self.environment)
         self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
@@ -140,6 +142,8 @@ class Keeper:
         if isinstance(self.options.outbox, (str, os.PathLike)):  # said at once, to whoever chose it
             await self._safe.check()
         async with AsyncExitStack() as stack:
+            if self._leases.scribe is not None:
+                stack.callback(self._leases.scribe.close)
             beat = self._heartbeat.in_thread if self.environment.threads else self._heartbeat.in_task
             await stack.enter_async_context(beat(self.client))
             stack.callback(self._committer.give_up)
@@ -275,6 +279,8 @@ class Keeper:
         if lease.handed_in:
             return None
         lease.handed_in = True
+        if self._leases.scribe is not None:
+            self._leases.scribe.forget(lease)
         # What was stopped because it was lost has no result. What came to its end all the same may yet be welcome.
         if lease.phase is not Phase.HELD and not isinstance(verdict, Returned):
             self._count(Ending.LOST)

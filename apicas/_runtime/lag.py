@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from apicas._runtime.environment import Environment
 from apicas.policies import LAG_LIMIT, LoopLag
+from apicas.tokens import Token
 
 log = logging.getLogger("apicas.lag")
 
@@ -31,8 +32,8 @@ LOOK: Final = 0.25
 """Seconds between two looks at them."""
 NOBODY: Final = "something that is no token's work"
 
-running_token: ContextVar[str] = ContextVar("running_token", default="")
-"""The id of the token that a task works on, also of a task that the user's code started for it."""
+running_token: ContextVar[Token | None] = ContextVar("running_token", default=None)
+"""The token that a task or a thread works on, also one that the user's code started for it."""
 
 _HERE: Final = str(Path(__file__).parents[1])
 _LIBRARIES: Final = tuple(
@@ -133,8 +134,8 @@ class LoopWatch:
     def _who(self) -> str:
         task = asyncio.current_task(self._loop)
         context = _context_of(task) if task is not None else None
-        token = context.get(running_token) if context is not None else ""
-        return f"token {token}" if token else NOBODY
+        token = context.get(running_token) if context is not None else None
+        return NOBODY if token is None else f"token {token.id}"
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented, for just this

@@ -13,9 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING, Final
 
 from apicas._documents import Document
+from apicas._runtime.notes import Notes
 from apicas.policies import contact_is_lost
+
+if TYPE_CHECKING:
+    from apicas._runtime.scribe import Scribe
 
 
 class Phase(Enum):
@@ -51,7 +56,30 @@ class Lease:
     """Whether its outcome has been handed in; the first one counts."""
     on_lost: Callable[[], None] | None = None
     """Called once, in the loop that claimed it, when the lease is lost while the token is being worked."""
+    home: Leases | None = field(default=None, repr=False)
+    notes: Notes | None = None
+    """What is known of the attempt; None while nothing is."""
     _idle: Callable[[], object] | None = field(default=None, repr=False)
+
+    def note(self) -> Notes:
+        """What is known of the attempt, to add to it; from any thread."""
+        if self.notes is None:
+            with _noting:
+                self.notes = self.notes or Notes()
+        return self.notes
+
+    def reached(self, progress: Document) -> None:
+        """Note how far the work is, for the next beat."""
+        self.note().progress = progress
+
+    def progress_path(self) -> str | None:
+        """Where its commands can tell how far they are; None where they cannot."""
+        scribe = None if self.home is None else self.home.scribe
+        return None if scribe is None else scribe.progress_path(self)
+
+
+_noting: Final = threading.Lock()
+"""Two threads of one piece of work make the same notes."""
 
 
 class Leases:
@@ -60,6 +88,8 @@ class Leases:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._leases: dict[str, Lease] = {}
+        self.scribe: Scribe | None = None
+        """Looks after the files of attempts; None where there are none."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -79,7 +109,9 @@ class Leases:
     def add(self, leases: Iterable[Lease]) -> None:
         """Remember new leases."""
         with self._guard:
-            self._leases.update((lease.token_id, lease) for lease in leases)
+            for lease in leases:
+                lease.home = self
+                self._leases[lease.token_id] = lease
 
     def watch(self, lease: Lease, callback: Callable[[], None]) -> bool:
         """Have a function called in this loop when the lease is lost; False where it is not held any more."""
@@ -171,6 +203,7 @@ class Leases:
             loop.call_soon_threadsafe(callback)
 
     def _drop(self, lease: Lease) -> None:
+        lease.home = None
         lease.on_lost = None  # it knows the token, which knows the lease: both would wait for the garbage collector
         if self._leases.get(lease.token_id) is lease:
             del self._leases[lease.token_id]

@@ -27,6 +27,7 @@ from apicas._documents import Document
 from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
+from apicas._runtime.notes import Usage
 from apicas.exceptions import (
     CommandError,
     Decision,
@@ -38,22 +39,9 @@ from apicas.exceptions import (
     TokenMemoryError,
     TokenTimeoutError,
 )
-from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier
+from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier, noted
 from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What the processes of an attempt took.
-
-    Args:
-        cpu_seconds: user and system time of all cores together; None where it is not known.
-        peak_memory: bytes at the most, as far as is known; None where nothing is.
-    """
-
-    cpu_seconds: float | None = None
-    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +119,19 @@ class Concluding:
     rng: Random = field(default_factory=Random)
 
     def conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
-        """The outcome of a token: the user's mapping, with the change of state that the verdict calls for."""
+        """The outcome of a token: the user's mapping, with the change of state that the verdict calls for.
+
+        What the processes of the attempt took goes with it.
+        """
+        outcome = self._conclude(token, lease, verdict)
+        usage = verdict.usage
+        if usage is None and lease.notes is not None:
+            usage = lease.notes.usage
+        if usage is not None:
+            noted(outcome.document, usage=usage.entry())
+        return outcome
+
+    def _conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:
         # Our own modifier changes no list and no object in place. What one of the user's changes is no lease's.
         content = token.peek() if type(self.modifier) is BasicTokenModifier else token.document
         if content is lease.stored and isinstance(verdict, Returned) and verdict.value is None:

@@ -32,7 +32,9 @@ from apicas._documents import shown
 from apicas._runtime import groups
 from apicas._runtime.children import Child, Environment, Start, close, start_child
 from apicas._runtime.lag import running_token
+from apicas._runtime.notes import Usage
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
+from apicas._runtime.progress import VARIABLE as PROGRESS
 from apicas._runtime.readers import running_readers
 from apicas.exceptions import CommandError, ConfigError, TokenMemoryError, TokenTimeoutError
 
@@ -194,7 +196,7 @@ async def perform(
     """
     attempt = running_supervision().attempt()
     try:
-        leader = _started(command, options, attempt.marked(options.env if environment is None else environment))
+        leader = _started(command, options, _environment(options.env if environment is None else environment, attempt))
     except BaseException:
         running_supervision().forget(attempt)
         raise
@@ -208,6 +210,7 @@ async def perform(
             await running.end()
         finally:
             result = running.close()
+            _note(result)
             on_end(result)
     if running.excess is not None:
         raise excess_error(_name(command), running.excess, attempt.limit)
@@ -216,6 +219,27 @@ async def perform(
         error.add_note(complaint(command, result))
         raise error
     return result
+
+
+def _environment(given: Environment, attempt: Attempt) -> Environment:
+    """An environment with the mark of an attempt, and with the path for the progress of the token that runs here."""
+    marked = attempt.marked(given)
+    token = running_token.get()
+    path = None if token is None or token.lease is None else token.lease.progress_path()
+    if path is None:
+        return marked
+    ours: Mapping[Any, Any] = os.environb if marked is None else marked
+    if isinstance(next(iter(ours), b""), bytes):
+        return {**ours, PROGRESS.encode(): os.fsencode(path)}
+    return {**ours, PROGRESS: path}
+
+
+def _note(result: CommandResult) -> None:
+    """Note what a command took with the attempt that it was for."""
+    token = running_token.get()
+    if token is not None and token.lease is not None:
+        usage = Usage(cpu_seconds=result.cpu_seconds, peak_memory=result.peak_memory, seconds=result.seconds)
+        token.lease.note().took(usage)
 
 
 def complaint(command: Sequence[str | os.PathLike[str]] | str, result: CommandResult) -> str:
@@ -273,7 +297,8 @@ class RunningCommand:
         attempt = self._attempt
         attempt.limit = memory_limit.get()
         if attempt.limit is not None:
-            attempt.group = running_token.get() or attempt.number
+            token = running_token.get()
+            attempt.group = attempt.number if token is None else token.id
             loop = asyncio.get_running_loop()
             attempt.on_excess = partial(_call_soon, loop, self._exceed)
 

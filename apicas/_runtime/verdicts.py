@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from apicas._documents import Document, encode
+from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import (
     Cut,
     ForeignError,
     Raised,
     Returned,
-    Usage,
     Verdict,
     describe,
     storable,
@@ -43,7 +43,7 @@ def with_usage(verdict: Verdict, usage: Usage) -> Verdict:
 
 def told_usage(usage: Usage) -> Document:
     """What an attempt took, as JSON."""
-    return {"cpu_seconds": usage.cpu_seconds, "peak_memory": usage.peak_memory}
+    return {"cpu_seconds": usage.cpu_seconds, "peak_memory": usage.peak_memory, "seconds": usage.seconds}
 
 
 def heard_usage(told_numbers: Any) -> Usage:
@@ -52,10 +52,11 @@ def heard_usage(told_numbers: Any) -> Usage:
     Raises:
         KeyError, TypeError, ValueError: it is none.
     """
-    cpu, peak = told_numbers["cpu_seconds"], told_numbers["peak_memory"]
+    cpu, peak, seconds = (told_numbers[name] for name in ("cpu_seconds", "peak_memory", "seconds"))
     return Usage(
         cpu_seconds=None if cpu is None else float(cpu),
         peak_memory=None if peak is None else int(peak),
+        seconds=None if seconds is None else float(seconds),
     )
 
 

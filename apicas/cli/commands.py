@@ -15,11 +15,12 @@ SUMMARIES: Final = {
     "init": "Make the database and the Monitor views where they are missing.",
     "push": "Put tokens into the pool: one per line of JSON Lines, CSV or text.",
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
-    "status": "Show how many tokens are in todo, locked, done and error.",
+    "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
     "reset": "Put the tokens of a view back to todo, as if they were new.",
     "delete": "Delete the tokens of views, or single tokens.",
     "flush": "Write finished results to the pool that a pilot could not write.",
     "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
+    "progress": "Tell, from a command, how far the work on its token is.",
     "bench": "Measure how fast a pool is, in a database of its own.",
 }
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""

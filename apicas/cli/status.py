@@ -1,4 +1,4 @@
-"""`apicas status`: how many tokens are in which state."""
+"""`apicas status`: how many tokens are in which state, and how single tokens are."""
 
 from __future__ import annotations
 
@@ -6,35 +6,46 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apicas.cli.exits import ExitCode
 from apicas.cli.parameters import PoolOption
 from apicas.cli.terminal import one_line, painted, results, say_json, tell
 
 if TYPE_CHECKING:
+    from apicas._documents import Document
     from apicas.configuration import Configuration
 
 EPILOG = """\b
 Tokens in no view are those whose lock or done is missing or no number: pilots leave them alone.
+With an id it shows that token: who holds it, how far it is, what its last attempt took, what went wrong.
 
 \b
 Examples:
   apicas status
   apicas status --json | jq .todo
+  apicas status token_17
+  apicas status --running
 """
 
 _STATES = ("todo", "locked", "done", "error")
 _NO_VIEW = "no view"
+_MOST_RUNNING = 1000
 
 
 def status(
+    token: Annotated[str | None, typer.Argument(metavar="TOKEN", help="The id of a token.", show_default=False)] = None,
     *,
     pool: PoolOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    running: Annotated[bool, typer.Option("--running", help="Show the tokens that are being worked.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, or one for each token.")] = False,
 ) -> None:
-    """Show how many tokens are in todo, locked, done and error."""
+    """Show how many tokens are in todo, locked, done and error, or how single tokens are."""
     import asyncio
 
     from apicas.cli.opening import configured
 
+    if token is not None or running:
+        _show_tokens(configured(pool), token, running=running, as_json=as_json)
+        return
     address, counts = asyncio.run(_count(configured(pool)))
     if as_json:
         _write_json(address, counts)
@@ -42,6 +53,40 @@ def status(
         with results():
             _write_table(address, counts)
         _advise(counts)
+
+
+def _show_tokens(configuration: Configuration, token: str | None, *, running: bool, as_json: bool) -> None:
+    import asyncio
+
+    from apicas._documents import encode
+    from apicas.cli.token_status import lines_of, summary_of
+
+    documents = asyncio.run(_read(configuration, token, running=running))
+    if running and not documents:
+        tell("no token is being worked")
+    with results():
+        for document in documents.values():
+            if as_json:
+                say_json(encode(summary_of(document)))
+            else:
+                for line in lines_of(document):
+                    typer.echo(one_line(line))
+    if token is not None and token not in documents:
+        tell(f"there is no token {token!r}")
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+async def _read(configuration: Configuration, token: str | None, *, running: bool) -> dict[str, Document]:
+    """The token of that id, and those that are locked; by their ids."""
+    from apicas.cli.opening import opened, patiently
+
+    async with opened(configuration) as client:
+        names = [] if token is None else [token]
+        if running:
+            rows = await patiently(lambda: client.view("locked", limit=_MOST_RUNNING))
+            names += [row.id for row in rows if row.id is not None and row.id not in names]
+        found = await patiently(lambda: client.get(names)) if names else []
+    return {name: document for name, document in zip(names, found, strict=True) if document is not None}
 
 
 async def _count(configuration: Configuration) -> tuple[str, dict[str, int]]:

@@ -257,3 +257,20 @@ async def leaves(token: Token) -> None:
         await asyncio.to_thread(Path(pipe + ".go").read_text)
         os._exit(3)
     await running
+
+
+def _wait_for(token: Token) -> None:
+    while not os.path.exists(token["input"]["go"]):  # noqa: PTH110
+        time.sleep(0.01)
+
+
+async def tells_and_blocks(token: Token) -> None:
+    """Tell how far we are, and block the loop until we are told to go on."""
+    token.progress(0.75, "there")
+    _wait_for(token)
+
+
+def tells_from_a_thread(token: Token) -> None:
+    """The same from a thread."""
+    token.progress(0.75, "there")
+    _wait_for(token)

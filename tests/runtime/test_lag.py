@@ -199,7 +199,7 @@ async def test_each_block_is_said_once_and_its_end(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.WARNING, "apicas")
     clock = HandClock()
     watch = LoopWatch(replace(real_environment(), monotonic=clock), LEASE)
-    running_token.set("t7")
+    running_token.set(Token({"_id": "t7"}))
     for _ in range(2):
         for _ in range(5):
             clock.now += 1.0

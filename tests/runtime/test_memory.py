@@ -14,7 +14,8 @@ import pytest
 import apicas
 from apicas._runtime import supervisor_memory
 from apicas._runtime.command import CommandRunner
-from apicas._runtime.outcomes import Returned, Usage, Verdict
+from apicas._runtime.notes import Usage
+from apicas._runtime.outcomes import Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.process import memory_limit
 from apicas._runtime.supervisor_memory import Kills, Sampler
