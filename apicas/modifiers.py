@@ -364,7 +364,9 @@ class BasicTokenModifier:
         """
         self._allow(Change.RECLAIM, token)
         self._remember(token, "reclaimed", now)
-        claim, suspect = claim_of(token), is_suspect(token)
+        claim, suspect, log = claim_of(token), is_suspect(token), annex(token).get("log")
+        if isinstance(log, Mapping):  # the only trace of what it was at
+            log = {**log, "host": token.get("hostname")}
         counter = "vanished" if annex(token).get("isolated") is True else "crashes"
         charged = {counter: count(annex(token).get(counter)) + 1} if suspect and charge else {}
         self._back_to_todo(token, not_before=not_before or None)
@@ -376,6 +378,7 @@ class BasicTokenModifier:
             suspect=suspect or charge or None,
             settled=None,
             taken=claim,
+            log=log,
         )
         return token
 
@@ -403,6 +406,7 @@ class BasicTokenModifier:
             not_before=None,
             settled=None,
             usage=None,
+            log=None,
         )
         self._remember(token, "reset", time)
         return token

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from apicas._runtime.logs import AttemptLog
 from apicas._runtime.process import CommandOptions, CommandResult, complaint, perform
 from apicas._runtime.templates import fill, fill_line, parse, parse_line
 from apicas.exceptions import CommandError, ConfigError
@@ -58,7 +59,12 @@ class CommandRunner:
         command, variables = self._filled(token)
         own = _encoded({**variables, ID_VARIABLE: token.id})
         environment = {**self._inherited.now(), **self._variables, **own}
-        result = await perform(command, self._options, partial(_attach, token), environment)
+        output = AttemptLog(self._options.capture)
+        on_end: Callable[[CommandResult], None] = partial(_attach, token)
+        if token.lease is not None:
+            token.lease.note().log = output
+            on_end = on_end if token.lease.attaches else _leave
+        result = await perform(command, self._options, on_end, environment, output)
         token.exit_code = result.exit_code
         if not result.ok:
             raise CommandError(complaint(command, result), result.exit_code)
@@ -95,6 +101,10 @@ def _encoded(variables: Mapping[str, str]) -> dict[bytes, bytes]:
 
 def _is_ours(name: bytes) -> bool:
     return name.startswith(b"APICAS_") or name == b"PICAS_PASSWORD"
+
+
+def _leave(_result: CommandResult) -> None:
+    """Leave the output to whoever writes it into files."""
 
 
 def _attach(token: Token, result: CommandResult) -> None:

@@ -99,7 +99,7 @@ class Heartbeat:
         document = self._modifier.refresh(dict(lease.stored), now)
         if lease.notes is None:
             return document
-        return noted(document, **lease.notes.entries(annex(document).get("progress"), now))
+        return noted(document, **lease.notes.entries(annex(document), now))
 
     async def _look(self, client: Client, unclear: Sequence[tuple[Lease, Document]], sent: float) -> int:
         """Read back what met a conflict or no clear answer: an edit, a beat that did arrive, or a lost lease."""

@@ -46,6 +46,7 @@ from apicas._runtime.process import (
     running_supervision,
 )
 from apicas._runtime.verdicts import heard, heard_usage, with_usage
+from apicas._runtime.worker_output import WorkerOutput
 from apicas.clients.base import PoolClient
 from apicas.exceptions import InvalidTokenError
 from apicas.tokens import Token, progress_of
@@ -143,11 +144,13 @@ class IsolatedProcess:
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         ours, theirs = socket.socketpair()
         attempt = running_supervision().attempt()
+        self._output = WorkerOutput()
         try:
-            with theirs:
-                self._child = _start(theirs.fileno(), self._report.fileno(), attempt)
+            with theirs, self._output.write_ends() as streams:
+                self._child = _start(theirs.fileno(), self._report.fileno(), streams, attempt)
         except BaseException:
             running_supervision().forget(attempt)
+            self._output.close()
             ours.close()
             self._report.close()
             raise
@@ -191,6 +194,7 @@ class IsolatedProcess:
             cleanup_time: seconds that cleanup_run may take when the work is ended from outside.
         """
         self._token, self._is_for_one = token, token.crashes > 0
+        self._output.begin(token)
         self._running.limit_memory()
         with anyio.move_on_after(TAKE_LIMIT):
             path = None if token.lease is None else token.lease.progress_path()
@@ -203,6 +207,11 @@ class IsolatedProcess:
 
     async def work(self) -> Verdict:
         """Wait until the token that it has taken is worked; its document becomes what came back."""
+        verdict = await self._verdict()
+        self._output.end()
+        return verdict
+
+    async def _verdict(self) -> Verdict:
         answer = await self._receive()
         running = self._running
         if running.excess is not None:
@@ -256,6 +265,7 @@ class IsolatedProcess:
             try:
                 await self._running.end()
             finally:
+                self._output.close()
                 self._running.close()
                 self._report.close()
                 if self._writer is None:
@@ -360,11 +370,13 @@ class _Running(RunningCommand):
         return self._result()
 
 
-def _start(connection: int, report: int, attempt: Attempt) -> subprocess.Popen[bytes]:
+def _start(connection: int, report: int, streams: tuple[int, int], attempt: Attempt) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
     return subprocess.Popen(  # noqa: S603 - this interpreter, and a program of ours
         [sys.executable, *flags, "-c", _BOOT, str(connection), str(report)],
         stdin=subprocess.DEVNULL,
+        stdout=streams[0],
+        stderr=streams[1],
         pass_fds=(connection, report),
         env=cast("Any", attempt.marked(None)),
         start_new_session=True,

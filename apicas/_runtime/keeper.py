@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
@@ -217,6 +218,11 @@ class Keeper:
         """Set the seconds before a token that failed is tried again."""
         self._reaper.delays = RetryDelays.of(retry_delay)
         self._concluding = replace(self._concluding, delays=self._reaper.delays)
+
+    def keep_logs(self, directory: str | os.PathLike[str]) -> None:
+        """Have the output of processes written into files below a directory, and not into the tokens."""
+        if self._leases.scribe is not None:
+            self._leases.scribe.logs = Path(directory).absolute()
 
     def heed_lost_contact(self, on_lost_contact: OnLostContact) -> None:
         """Set what happens to the work on a token when its beats do not arrive."""

@@ -68,6 +68,11 @@ class Lease:
                 self.notes = self.notes or Notes()
         return self.notes
 
+    @property
+    def attaches(self) -> bool:
+        """Whether the output of its processes goes into the token, and not into files."""
+        return self.home is None or self.home.scribe is None or not self.home.scribe.keeps_logs
+
     def reached(self, progress: Document) -> None:
         """Note how far the work is, for the next beat."""
         self.note().progress = progress

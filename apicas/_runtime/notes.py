@@ -7,10 +7,14 @@ and the threads of the work look at the same notes: each value is replaced whole
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from apicas._documents import Document
+
+if TYPE_CHECKING:
+    from apicas._runtime.logs import AttemptLog
 
 _DIGITS: Final = 3
 """A millisecond is as exact as anybody wants to know."""
@@ -59,7 +63,7 @@ def _sum(one: float | None, other: float | None) -> float | None:
 class Notes:
     """What is known of one attempt."""
 
-    __slots__ = ("_guard", "file", "has_complained", "progress", "usage")
+    __slots__ = ("_guard", "directory", "file", "has_complained", "log", "progress", "usage")
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -69,6 +73,10 @@ class Notes:
         """The fraction and the message that it told last."""
         self.file: str | None = None
         """The name of the file in which its commands tell that; None while there was no need for one."""
+        self.log: AttemptLog | None = None
+        """What its processes print; None where nobody reads it."""
+        self.directory: str | None = None
+        """Where its output is kept for good; None where it goes into the token."""
         self.has_complained = False
         """Whether it was said that what they tell makes no sense."""
 
@@ -77,16 +85,17 @@ class Notes:
         with self._guard:
             self.usage = usage if self.usage is None else self.usage.plus(usage)
 
-    def entries(self, before: Any, now: float) -> Document:
-        """What a beat writes of it: `progress`, with the time of the first beat that carries it.
+    def entries(self, before: Mapping[str, Any], now: float) -> Document:
+        """What a beat writes of it: `progress`, with the time of the first beat that carries it, and `log`.
 
         Args:
-            before: the `progress` that the token has.
+            before: the sub-object that the token has.
             now: unix seconds.
         """
-        told = self.progress
+        entries: Document = {} if self.log is None else {"log": self.log.entry()}
+        told, known = self.progress, before.get("progress")
         if told is None:
-            return {}
-        if isinstance(before, dict) and all(before.get(name) == told.get(name) for name in ("fraction", "message")):
-            return {"progress": before}
-        return {"progress": {**told, "time": int(now)}}
+            return entries
+        if isinstance(known, dict) and all(known.get(name) == told.get(name) for name in ("fraction", "message")):
+            return {**entries, "progress": known}
+        return {**entries, "progress": {**told, "time": int(now)}}

@@ -27,6 +27,7 @@ from apicas._documents import Document
 from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.committer import Ending, Outcome
 from apicas._runtime.leases import Lease
+from apicas._runtime.logs import keep_attempt
 from apicas._runtime.notes import Usage
 from apicas.exceptions import (
     CommandError,
@@ -41,7 +42,7 @@ from apicas.exceptions import (
 )
 from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier, noted
 from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
-from apicas.tokens import Token, TokenState, annex, claim_of, count, generation_of, state_of
+from apicas.tokens import Token, TokenState, annex, attempt_of, claim_of, count, generation_of, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,11 @@ class Concluding:
             usage = lease.notes.usage
         if usage is not None:
             noted(outcome.document, usage=usage.entry())
+        if lease.notes is not None and lease.notes.log is not None:
+            if lease.notes.directory is not None:
+                noted(outcome.document, log={"path": lease.notes.directory})
+            if outcome.ending is not Ending.DONE:
+                keep_attempt(outcome.document, attempt_of(lease.base))
         return outcome
 
     def _conclude(self, token: Token, lease: Lease, verdict: Verdict) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +21,7 @@ MAX_LEFTOVER: Final = 1_048_576
 
 
 class Capture:
-    """The head and the tail of a stream of any length.
+    """The head and the tail of a stream of any length. Other threads may look at it while it grows.
 
     Args:
         limit: bytes that are kept at most: the first half of them, and the last.
@@ -32,26 +33,55 @@ class Capture:
         self._head = bytearray()
         self._tail = bytearray()
         self._dropped = 0
+        self._guard = threading.Lock()
+        self.size = 0
+        """Bytes so far, those included that are not kept."""
 
     def add(self, chunk: bytes) -> None:
         """Take what came next."""
-        room = self._head_room - len(self._head)
-        self._head += chunk[:room]
-        self._tail += chunk[room:]
-        # Only now and then: moving the tail for every line that is printed would cost more than the command.
-        if len(self._tail) > 2 * self._tail_room + CHUNK:
-            self._trim()
+        with self._guard:
+            room = self._head_room - len(self._head)
+            self._head += chunk[:room]
+            self._tail += chunk[room:]
+            # Only now and then: moving the tail for every line that is printed would cost more than the command.
+            if len(self._tail) > 2 * self._tail_room + CHUNK:
+                self._trim()
+            self.size += len(chunk)
 
     def content(self) -> bytes:
         """What is kept; where something was cut out, a line in its place says how many bytes are missing."""
-        self._trim()
-        if not self._dropped:
-            return bytes(self._head + self._tail)
-        return b"%b\n[... %d bytes are missing here ...]\n%b" % (
-            bytes(self._head),
-            self._dropped,
-            bytes(self._tail),
-        )
+        with self._guard:
+            self._trim()
+            if not self._dropped:
+                return bytes(self._head + self._tail)
+            return b"%b\n[... %d bytes are missing here ...]\n%b" % (
+                bytes(self._head),
+                self._dropped,
+                bytes(self._tail),
+            )
+
+    def last(self, size: int) -> bytes:
+        """The last so many bytes, as far as they are kept."""
+        with self._guard:
+            tail = bytes(self._tail[-size:])
+            if len(tail) == size or self._dropped:
+                return tail
+            return bytes(self._head[len(tail) - size :]) + tail
+
+    def since(self, position: int, most: int) -> tuple[int, bytes]:
+        """What came after the first so many bytes, as far as it is kept: the place of the first of it, and some bytes.
+
+        Args:
+            position: in the stream.
+            most: bytes wanted.
+        """
+        with self._guard:
+            head = len(self._head)
+            if position < head:
+                return position, bytes(self._head[position : position + most])
+            begin = max(position, head + self._dropped)
+            start = begin - head - self._dropped
+            return begin, bytes(self._tail[start : start + most])
 
     def _trim(self) -> None:
         surplus = max(len(self._tail) - self._tail_room, 0)
@@ -71,7 +101,8 @@ class OutputPipe:
     def __init__(self, descriptor: int, capture: Capture, on_end: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self._closed = False
-        self._capture = capture
+        self.capture = capture
+        """What takes what is read; may be another one from now on."""
         self._on_end = on_end
         self._readers = running_readers()
         os.set_blocking(descriptor, False)  # it may be read by the other side, too, and be empty once we come
@@ -84,13 +115,17 @@ class OutputPipe:
 
     def close(self) -> None:
         """Take what is still in the pipe, and close it; safe to repeat."""
+        self.drain()
+        self._close()
+
+    def drain(self) -> None:
+        """Take what is in the pipe now."""
         leftover = 0
         while not self._closed and leftover < MAX_LEFTOVER:
             size = self._read()
             if not size:
                 break
             leftover += size
-        self._close()
 
     def _read(self) -> int:
         """Take one chunk; its size, 0 where there is none."""
@@ -99,7 +134,7 @@ class OutputPipe:
         except (BlockingIOError, InterruptedError):
             return 0
         if chunk:
-            self._capture.add(chunk)
+            self.capture.add(chunk)
         else:
             self._close()
             self._on_end()

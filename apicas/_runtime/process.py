@@ -39,6 +39,7 @@ from apicas._runtime.readers import running_readers
 from apicas.exceptions import CommandError, ConfigError, TokenMemoryError, TokenTimeoutError
 
 if TYPE_CHECKING:
+    from apicas._runtime.logs import AttemptLog
     from apicas._runtime.supervisor_watch import Attempt, Supervision
 
 log = logging.getLogger("apicas")
@@ -179,6 +180,7 @@ async def perform(
     options: CommandOptions,
     on_end: Callable[[CommandResult], None],
     environment: Environment = None,
+    output: AttemptLog | None = None,
 ) -> CommandResult:
     """Run a command, and show its result to `on_end` in any case: also when it was cancelled, or cut at its limit.
 
@@ -187,6 +189,7 @@ async def perform(
         options: how; `check` is the caller's.
         on_end: called once, if the command was started. Must not raise.
         environment: wins over that of the options, unless it is None.
+        output: takes what it writes; None for a new one.
 
     Raises:
         CommandError: it could not be started.
@@ -200,7 +203,7 @@ async def perform(
     except BaseException:
         running_supervision().forget(attempt)
         raise
-    running = RunningCommand(leader, options, attempt)
+    running = RunningCommand(leader, options, attempt, output)
     in_time = True
     try:
         running.connect()
@@ -258,9 +261,12 @@ class RunningCommand:
         leader: the process, which leads a group of its own.
         options: how it is run.
         attempt: what its processes are known by.
+        output: takes what it writes; None for a new one.
     """
 
-    def __init__(self, leader: Child, options: CommandOptions, attempt: Attempt) -> None:
+    def __init__(
+        self, leader: Child, options: CommandOptions, attempt: Attempt, output: AttemptLog | None = None
+    ) -> None:
         self._leader = leader
         self._options = options
         self._attempt = attempt
@@ -279,7 +285,10 @@ class RunningCommand:
         self._exit_watch = leader.open_watch()
         self._loop = asyncio.get_running_loop()
         self._silent: asyncio.Future[None] = self._loop.create_future()
-        self._stdout, self._stderr = Capture(options.capture), Capture(options.capture)
+        if output is None:
+            self._stdout, self._stderr = Capture(options.capture), Capture(options.capture)
+        else:
+            self._stdout, self._stderr = output.stdout, output.stderr
         self._outputs: list[OutputPipe] = []
         self._stdin: InputPipe | None = None
 

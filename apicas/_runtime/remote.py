@@ -39,6 +39,9 @@ class RemoteLease:
         self._waits = False
         self._over = False
 
+    attaches: Final = True
+    """Whether the output of its commands goes into the token."""
+
     def note(self) -> Notes:
         """What is known of the attempt here: this process measures itself, so nobody asks."""
         return self._notes

@@ -1,7 +1,8 @@
 """The scribe: a thread that looks after the files of running attempts, once a second.
 
 It starts with the first command or worker process, and has the file system to itself: should that hang, no loop and no
-heartbeat does. What a command tells of its progress becomes a note of its attempt, which the next beat writes.
+heartbeat does. What a command tells of its progress becomes a note of its attempt, which the next beat writes. What
+runs longer than a second and prints has its output in files, to be followed; shorter attempts never have one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import logging
 import os
 import shutil
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from apicas._documents import shown
 from apicas._runtime.leases import Lease
-from apicas._runtime.places import make_place, sweep_places
+from apicas._runtime.logs import log_directory
+from apicas._runtime.places import LOGS, make_place, sweep_places
 from apicas._runtime.progress import read_file, read_line
+from apicas._runtime.spool import Spool
 from apicas.modifiers import Owner
+from apicas.tokens import attempt_of
 
 log = logging.getLogger("apicas")
 
@@ -27,6 +32,10 @@ LOOK: Final = 1.0
 """Seconds between two looks."""
 TOUCH: Final = 3_600.0
 """Seconds after which the directory is touched, so that it looks alive."""
+SPOOL_AFTER: Final = 1.0
+"""Seconds after which the output of an attempt gets files: most commands have ended by then."""
+FAREWELL: Final = 10.0
+"""Seconds that the end of a pilot waits for the files of its last attempts."""
 _PROGRESS: Final = "progress"
 
 
@@ -43,11 +52,23 @@ class Scribe:
         self._leases: dict[str, Lease] = {}
         """Whose progress a file of that name tells."""
         self._seen: dict[str, tuple[int, int]] = {}
+        self._spools: dict[str, Spool] = {}
+        self._over: list[Spool] = []
+        """Those of attempts that have ended, of which the output is to be kept."""
+        self._broken: set[str] = set()
+        self._has_complained = False
+        self.logs: Path | None = None
+        """Where the output of all attempts is kept; None where it goes into the tokens."""
         self._place: Path | None = None
         self._directory = ""
         self._has_failed = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def keeps_logs(self) -> bool:
+        """Whether the output of attempts goes into files for good."""
+        return self.logs is not None and not self._has_failed
 
     def progress_path(self, lease: Lease) -> str | None:
         """Where the commands of an attempt tell their progress; None where there is no room for a file."""
@@ -61,14 +82,20 @@ class Scribe:
 
     def forget(self, lease: Lease) -> None:
         """Look no more after an attempt: it has come to its end."""
-        if lease.notes is not None and lease.notes.file is not None:
-            self._leases.pop(lease.notes.file, None)
+        notes = lease.notes
+        if notes is None or notes.file is None:
+            return
+        self._leases.pop(notes.file, None)
+        if self.keeps_logs and notes.log is not None and any(stream.size for _, stream in notes.log.captures()):
+            directory = self._directory_of(lease, notes.file)
+            notes.directory = str(directory)
+            self._over.append(Spool(directory, notes.log))
 
     def close(self) -> None:
-        """End the thread, and remove the directory. Blocks for a moment at the most."""
+        """End the thread, and remove the directory. Blocks for a moment, or until the output of attempts is written."""
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(LOOK)
+            self._thread.join(FAREWELL if self._over else LOOK)
         if self._place is not None:
             shutil.rmtree(self._place, ignore_errors=True)
 
@@ -97,6 +124,7 @@ class Scribe:
                 looks = 0
                 with suppress(OSError):
                     os.utime(self._place)
+        self.look()
 
     def look(self) -> None:
         """Look once: take in what was told, and remove what is nobody's any more."""
@@ -106,6 +134,46 @@ class Scribe:
                     self._look_at(entry)
         except OSError as error:  # a cleaner of temporary files has been here
             log.debug("%s: %s", self._directory, error)
+        self._spool()
+
+    def _spool(self) -> None:
+        """Write what running attempts have printed, and leave of those that have ended what is to stay."""
+        now = time.monotonic()
+        for name, lease in list(self._leases.items()):
+            output = None if lease.notes is None else lease.notes.log
+            if output is None or now - output.began < SPOOL_AFTER or name in self._broken:
+                continue
+            if name not in self._spools:
+                self._spools[name] = Spool(self._directory_of(lease, name), output)
+            self._write(name, self._spools[name])
+        over, self._over = self._over, []
+        for spool in over:
+            try:
+                spool.finish()
+            except OSError as error:
+                self._complain(error)
+        for name in [name for name in self._spools if name not in self._leases]:
+            spool = self._spools.pop(name)
+            self._broken.discard(name)
+            if self.logs is None:
+                spool.remove()
+
+    def _write(self, name: str, spool: Spool) -> None:
+        try:
+            spool.write()
+        except OSError as error:
+            self._broken.add(name)
+            self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            log.warning("the output of tokens cannot be written: %s; the work goes on", error)
+
+    def _directory_of(self, lease: Lease, name: str) -> Path:
+        if self.logs is not None:
+            return log_directory(self.logs, lease.token_id, attempt_of(lease.base))
+        return cast("Path", self._place) / LOGS / name
 
     def _look_at(self, entry: os.DirEntry[str]) -> None:
         lease = self._leases.get(entry.name)

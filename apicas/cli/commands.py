@@ -16,6 +16,7 @@ SUMMARIES: Final = {
     "push": "Put tokens into the pool: one per line of JSON Lines, CSV or text.",
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
     "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
+    "logs": "Show what a token's command or worker process has printed, also while it runs.",
     "reset": "Put the tokens of a view back to todo, as if they were new.",
     "delete": "Delete the tokens of views, or single tokens.",
     "flush": "Write finished results to the pool that a pilot could not write.",
@@ -26,6 +27,8 @@ SUMMARIES: Final = {
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
 
 
+_MODULES: Final = {"logs": "token_logs"}
+"""Those whose file has another name."""
 _METHOD: Final = "process_value"
 
 
@@ -62,7 +65,7 @@ class Command(typer.core.TyperCommand):
 
 def command(name: str) -> Any:
     """Import a command, and make it."""
-    module = import_module(f"apicas.cli.{name}")
+    module = import_module(f"apicas.cli.{_MODULES.get(name, name)}")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(getattr(module, name))
     return typer.main.get_command(alone)

@@ -274,3 +274,18 @@ def tells_from_a_thread(token: Token) -> None:
     """The same from a thread."""
     token.progress(0.75, "there")
     _wait_for(token)
+
+
+def prints(token: Token) -> None:
+    """Print in the ways there are, and end as the token says."""
+    asked = token["input"]
+    print(asked["print"])
+    print("error", asked["print"], file=sys.stderr)
+    sys.stdout.flush()
+    subprocess.run(["echo", "child", asked["print"]], check=True)
+    if "go" in asked:
+        _wait_for(token)
+    if "attach" in asked:
+        token.put_attachment("stdout.txt", asked["attach"])
+    if "die" in asked:
+        os.kill(os.getpid(), signal.SIGSEGV)
