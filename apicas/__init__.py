@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ViewNotFoundError,
     )
     from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
+    from apicas.logs import TokenLogFilter, TokenLogHandler
     from apicas.modifiers import BasicTokenModifier, NestedTokenModifier
     from apicas.tokens import TRANSITIONS, Token, TokenState
     from apicas.views import View, field
@@ -77,6 +78,7 @@ _HOMES = {
         "ViewNotFoundError",
     ),
     "iterators": ("BasicViewIterator", "EndlessViewIterator", "PrioritizedViewIterator"),
+    "logs": ("TokenLogFilter", "TokenLogHandler"),
     "modifiers": ("BasicTokenModifier", "NestedTokenModifier"),
     "tokens": ("TRANSITIONS", "Token", "TokenState"),
     "views": ("View", "field"),
@@ -114,6 +116,8 @@ __all__ = [
     "SaveResult",
     "SaveStatus",
     "Token",
+    "TokenLogFilter",
+    "TokenLogHandler",
     "TokenMemoryError",
     "TokenNotFoundError",
     "TokenState",

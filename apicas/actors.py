@@ -55,6 +55,7 @@ class RunKeywords(TypedDict, total=False):
     handle_signals: bool
     executor: Literal["auto", "process"]
     on_lost_contact: OnLostContact
+    logs: str | os.PathLike[str] | None
 
 
 class RunActor:
@@ -99,7 +100,7 @@ class RunActor:
         Args:
             options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
                 retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals,
-                executor, on_lost_contact. As in PiCaS, keywords that are none of these go to stop_function.
+                executor, on_lost_contact, logs. As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.

@@ -62,7 +62,10 @@ class CommandRunner:
         output = AttemptLog(self._options.capture)
         on_end: Callable[[CommandResult], None] = partial(_attach, token)
         if token.lease is not None:
-            token.lease.note().log = output
+            notes = token.lease.note()
+            if notes.log is not None and notes.log.is_own:  # what was logged before goes ahead of its output
+                output, notes.log.is_own = notes.log, False
+            notes.log = output
             on_end = on_end if token.lease.attaches else _leave
         result = await perform(command, self._options, on_end, environment, output)
         token.exit_code = result.exit_code

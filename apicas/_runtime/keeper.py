@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 import anyio
+from anyio import to_thread
 
 from apicas._runtime.aside import LostVersions
 from apicas._runtime.claims import Claimed, Claimer
@@ -24,6 +24,7 @@ from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.healer import Healer
 from apicas._runtime.heartbeat import Heartbeat
 from apicas._runtime.leases import Lease, Leases, Phase
+from apicas._runtime.logs import log_root
 from apicas._runtime.outbox import OutboxSetting, outbox_for
 from apicas._runtime.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
 from apicas._runtime.reaper import Reaper, ReaperOptions, Sweep
@@ -219,10 +220,14 @@ class Keeper:
         self._reaper.delays = RetryDelays.of(retry_delay)
         self._concluding = replace(self._concluding, delays=self._reaper.delays)
 
-    def keep_logs(self, directory: str | os.PathLike[str]) -> None:
-        """Have the output of processes written into files below a directory, and not into the tokens."""
+    async def keep_logs(self, directory: str | os.PathLike[str]) -> None:
+        """Have the output of processes written into files below a directory, and not into the tokens.
+
+        Raises:
+            ConfigError: it cannot be made, or not be written: said at once, to whoever chose it.
+        """
         if self._leases.scribe is not None:
-            self._leases.scribe.logs = Path(directory).absolute()
+            self._leases.scribe.logs = await to_thread.run_sync(log_root, directory)
 
     def heed_lost_contact(self, on_lost_contact: OnLostContact) -> None:
         """Set what happens to the work on a token when its beats do not arrive."""

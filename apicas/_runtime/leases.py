@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from apicas._documents import Document
+from apicas._runtime.logs import AttemptLog
 from apicas._runtime.notes import Notes
 from apicas.policies import contact_is_lost
 
@@ -76,6 +77,15 @@ class Lease:
     def reached(self, progress: Document) -> None:
         """Note how far the work is, for the next beat."""
         self.note().progress = progress
+
+    def record(self, line: str) -> None:
+        """Put a line into the log of the attempt, from any thread."""
+        notes = self.note()
+        if notes.log is None:
+            with _noting:
+                notes.log = notes.log or AttemptLog(is_own=True)
+            self.progress_path()  # so that it can be followed
+        notes.log.stderr.add(line.encode("utf-8", "backslashreplace"))
 
     def progress_path(self) -> str | None:
         """Where its commands can tell how far they are; None where they cannot."""

@@ -6,6 +6,7 @@ shorter, under names with its number, so that the next one does not wipe out why
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from base64 import b64decode, b64encode
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from apicas._documents import Document
+from apicas._documents import Document, shown
 from apicas._runtime.pipes import Capture
+from apicas.exceptions import ConfigError
 from apicas.tokens import Token
 
 STREAMS: Final = ("stdout", "stderr")
@@ -50,16 +52,34 @@ def log_directory(logs: Path, token_id: str, attempt: int) -> Path:
     return logs / name / str(attempt)
 
 
+def log_root(directory: str | os.PathLike[str]) -> Path:
+    """Make a directory for logs.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written.
+    """
+    path = Path(directory).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the directory {shown(str(path))} for logs cannot be made: {error}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"the directory {shown(str(path))} for logs cannot be written")
+    return path
+
+
 class AttemptLog:
     """The output of one attempt, read by the loop and looked at by other threads.
 
     Args:
         limit: bytes that are kept of each stream.
+        is_own: whether it has no process of its own that attaches it, as that of work on the loop.
     """
 
-    __slots__ = ("began", "path", "stderr", "stdout")
+    __slots__ = ("began", "is_own", "path", "stderr", "stdout")
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, *, is_own: bool = False) -> None:
+        self.is_own = is_own
         self.began = time.monotonic()
         self.stdout, self.stderr = Capture(limit), Capture(limit)
         self.path: str | None = None

@@ -124,6 +124,9 @@ class Concluding:
 
         What the processes of the attempt took goes with it.
         """
+        log = None if lease.notes is None else lease.notes.log
+        if log is not None and log.is_own and lease.attaches:
+            log.attach(token)
         outcome = self._conclude(token, lease, verdict)
         usage = verdict.usage
         if usage is None and lease.notes is not None:

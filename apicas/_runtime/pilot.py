@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -114,6 +115,7 @@ class RunOptions:
             every token, as work needs it that may take its process down, or holds the interpreter for long.
         on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease;
             "continue" to go on. None for the iterator's, which goes on unless it was told otherwise.
+        logs: a directory for what commands and worker processes print; None to attach it to their tokens.
     """
 
     workers: int | None = None
@@ -131,6 +133,7 @@ class RunOptions:
     handle_signals: bool = False
     executor: Literal["auto", "process"] = "auto"
     on_lost_contact: OnLostContact | None = None
+    logs: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.executor not in {"auto", "process"}:
@@ -299,6 +302,8 @@ class Pilot:
             self._keeper.delay_retries(self._options.retry_delay)
         if self._options.on_lost_contact is not None:
             self._keeper.heed_lost_contact(self._options.on_lost_contact)
+        if self._options.logs is not None:
+            await self._keeper.keep_logs(self._options.logs)
         stack.callback(self._keeper.watch_endings(self._note_ending))
         stack.callback(self._give_back_all)
         stack.push_async_callback(leave_nothing)

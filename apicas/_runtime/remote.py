@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,11 @@ class RemoteLease:
             self._waits = True
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._tell_later)
+
+    @staticmethod
+    def record(line: str) -> None:
+        """Put a line into the log of the attempt: what is printed here goes there."""
+        sys.stderr.write(line)
 
     def end(self) -> None:
         """Say no more: the work has come to its end."""

@@ -8,6 +8,7 @@ from typing import Final
 import typer
 from typing_extensions import override
 
+from apicas._runtime.lag import running_token
 from apicas.cli.terminal import one_line
 
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -18,7 +19,7 @@ class LineHandler(logging.Handler):
 
     def __init__(self, *, tracebacks: bool) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(whose)s%(message)s", "%Y-%m-%dT%H:%M:%S"))
         self._tracebacks = tracebacks
 
     @override
@@ -31,7 +32,9 @@ class LineHandler(logging.Handler):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line; what the user's code logs while it works a token says which one."""
+        token = None if record.name.partition(".")[0] == "apicas" else running_token.get()
+        record.whose = "" if token is None else f"token {token.id}, attempt {token.attempt}: "
         if self._tracebacks or not record.exc_info:
             return super().format(record)
         error = record.exc_info[1]

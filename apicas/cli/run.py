@@ -108,6 +108,10 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         str,
         typer.Option(metavar="HOW", help="continue, or stop work when the pool was away for a whole lease."),
     ] = "continue",
+    log_directory: Annotated[
+        str | None,
+        typer.Option("--logs", metavar="DIR", help="Write output into files here.", show_default="attach it to tokens"),
+    ] = None,
     grace: Annotated[str, typer.Option(metavar="TIME", help="Time to finish after the first signal.")] = "20s",
     claim_ahead: Annotated[
         int | None,
@@ -134,6 +138,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         retry_delay=seconds(retry_delay, "--retry-delay"),
         executor=cast("Any", executor),
         on_lost_contact=cast("Any", on_lost_contact),
+        logs=log_directory,
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,
         handle_signals=True,

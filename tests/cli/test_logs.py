@@ -44,6 +44,15 @@ def test_an_earlier_attempt(apicas: Program) -> None:
     assert (missing.code, "of earlier attempts: 1" in missing.error) == (2, True)
 
 
+def test_output_in_a_directory_is_found_there(apicas: Program, tmp_path: Path) -> None:
+    options = ("--logs", "out", "--max-scrub", "3", "--retry-delay", "0")
+    run(apicas, *options, "--", "sh", "-c", "echo first; exit 1")
+    run(apicas, *options, "--", "sh", "-c", "echo second")
+    assert (tmp_path / "out" / "t1" / "2" / "stdout.txt").read_text() == "second\n"
+    assert apicas("logs", "t1").out == "second\n"
+    assert apicas("logs", "--attempt", "1", "t1").out == "first\n"
+
+
 def test_a_token_that_is_not_there_or_has_printed_nothing(apicas: Program) -> None:
     run(apicas, "--", "true")
     assert apicas("logs", "t2").error == "apicas: there is no token 't2'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -289,3 +290,12 @@ def prints(token: Token) -> None:
         token.put_attachment("stdout.txt", asked["attach"])
     if "die" in asked:
         os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def logs(token: Token) -> None:
+    """Log a record for the token."""
+    handler = apicas.TokenLogHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("tests.worker")
+    logger.addHandler(handler)
+    logger.warning("from the worker")

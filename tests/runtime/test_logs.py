@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import os
 import signal
 import sys
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import apicas
 from apicas._runtime import scribe as scribes
 from apicas._runtime import spool as spools
 from apicas._runtime.command import CommandRunner
@@ -26,6 +29,7 @@ from apicas._runtime.process import CommandOptions
 from apicas._runtime.scribe import Scribe
 from apicas._runtime.spool import LAST, SEGMENT, Follower, Spool, rest_of
 from apicas.actors import run_pilot, work_maker
+from apicas.exceptions import ConfigError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Owner
 from apicas.testing import FaultyClient
@@ -52,9 +56,7 @@ async def filled(content: Any = None) -> FaultyClient:
 async def attempt(client: FaultyClient, work: Any, logs: Path | None = None, **options: Any) -> None:
     """One attempt at the token."""
     async with BasicViewIterator(client, linger=False, max_scrub=9, retry_delay=0) as tokens:
-        if logs is not None:
-            tokens.keeper.keep_logs(logs)
-        await run_pilot(tokens, work_maker(work, tokens), RunOptions(workers=1, max_tokens=1, **options))
+        await run_pilot(tokens, work_maker(work, tokens), RunOptions(workers=1, max_tokens=1, logs=logs, **options))
 
 
 def shell(line: str, *arguments: str) -> CommandRunner:
@@ -258,14 +260,20 @@ async def test_output_goes_into_a_directory_where_that_is_asked(tmp_path: Path) 
 
 
 @linux_only
-async def test_a_directory_that_cannot_be_written_stops_no_work(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
+async def test_a_directory_that_is_full_later_stops_no_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t").touch()  # where the token's directory would be
     client = await filled()
-    await attempt(client, shell("echo first"), tmp_path / "file")
+    await attempt(client, shell("echo first"), tmp_path)
     assert (await client.fetch("t")).state == "done"
     assert caplog.text.count("the work goes on") == 1
+
+
+async def test_a_directory_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    client = await filled()
+    with pytest.raises(ConfigError, match="for logs cannot be made"):
+        await attempt(client, shell("echo first"), tmp_path / "file")
+    assert (await client.fetch("t")).generation == 0
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -372,7 +380,6 @@ asyncio.run(apicas.run(work, "sqlite:///pool.db", workers=1, lock_timeout=10))
 @linux_only
 async def test_the_output_of_a_killed_pilot_stays_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last beat says where; the next pilot's sweep leaves it until it is old."""
-    import apicas
     from apicas._runtime.places import KEEP_LOGS, everybodys_place, sweep_places
 
     monkeypatch.chdir(tmp_path)
@@ -413,3 +420,80 @@ def test_logs_of_a_scribe_without_a_place_go_into_the_tokens(tmp_path: Path, mon
     assert scribe.keeps_logs
     scribe._open()
     assert not scribe.keeps_logs
+
+
+# Log records
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    own = logging.getLogger("tests.survey")
+    own.setLevel(logging.INFO)
+    yield own
+    own.handlers.clear()
+
+
+async def test_records_go_into_the_log_of_their_token(logger: logging.Logger) -> None:
+    """From tasks and threads too, and each into its own; what is logged outside goes nowhere."""
+    handler = apicas.TokenLogHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+
+    async def work(token: Token) -> None:
+        logger.info("begin %s", token.id)
+        await asyncio.create_task(asyncio.to_thread(logger.info, "thread of %s", token.id))
+        logger.debug("not asked for")
+
+    logger.info("outside")
+    client = FaultyClient()
+    await client.upload({"_id": f"t{n}"} for n in range(3))
+    async with BasicViewIterator(client, linger=False) as tokens:
+        await run_pilot(tokens, work_maker(work, tokens), RunOptions(workers=3))
+    for name in ("t0", "t1", "t2"):
+        assert await client.get_attachment(name, "stderr.txt") == f"begin {name}\nthread of {name}\n".encode()
+
+
+async def test_records_of_a_failed_attempt_are_kept_and_a_command_goes_on_with_them(logger: logging.Logger) -> None:
+    handler = apicas.TokenLogHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+
+    async def fails(token: Token) -> None:
+        logger.warning("no luck")
+        raise ValueError
+
+    async def calls(token: Token) -> None:
+        logger.warning("now the command")
+        token.lease.record("\udc80\n")
+        await shell("echo its error >&2; echo its output")(token)
+
+    client = await filled()
+    await attempt(client, fails)
+    await attempt(client, calls)
+    assert await printed(client) == {
+        "stderr.1.txt": b"no luck\n",
+        "stderr.txt": b"now the command\n\\udc80\nits error\n",
+        "stdout.txt": b"its output\n",
+    }
+
+
+@linux_only
+async def test_records_in_a_worker_process_go_into_the_log_too() -> None:
+    client = await filled()
+    await attempt(client, isolated_work.logs, executor="process")
+    assert (await printed(client))["stderr.txt"] == b"from the worker\n"
+
+
+async def test_a_filter_says_whose_a_record_is(logger: logging.Logger) -> None:
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(logging.Formatter("[%(token)s/%(attempt)d] %(message)s"))
+    handler.addFilter(apicas.TokenLogFilter())
+    logger.addHandler(handler)
+
+    async def work(token: Token) -> None:
+        logger.info("inside")
+
+    logger.info("outside")
+    await attempt(await filled(), work)
+    assert lines.getvalue() == "[/0] outside\n[t/1] inside\n"
