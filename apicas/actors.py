@@ -26,8 +26,11 @@ from typing_extensions import TypedDict, Unpack
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
 from apicas._runtime.keeper import OnLostContact
-from apicas._runtime.pilot import Pilot, Report, RunOptions
+from apicas._runtime.options import Amounts, RunOptions
+from apicas._runtime.pilot import Pilot
+from apicas._runtime.reports import Report
 from apicas._runtime.signals import SignalLadder
+from apicas._runtime.survey import make_room
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError
@@ -40,6 +43,12 @@ class RunKeywords(TypedDict, total=False):
     """The fields of RunOptions, as keywords; and max_tasks, PiCaS's name for max_tokens."""
 
     workers: int | None
+    resources: Amounts | None
+    request: Amounts | None
+    request_fields: str | Mapping[str, str] | None
+    pin: bool | None
+    walltime: float | str | None
+    end_margin: float | None
     max_token_time: float | None
     max_token_memory: int | None
     max_total_time: float | None
@@ -97,9 +106,9 @@ class RunActor:
         """Work tokens until there are no more, or a stop criterion is met.
 
         Args:
-            options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
-                retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals,
-                executor, on_lost_contact. As in PiCaS, keywords that are none of these go to stop_function.
+            options: the fields of RunOptions: workers, resources, request, request_fields, pin, walltime, end_margin,
+                max_token_time, max_token_memory, max_total_time, max_tokens, max_scrub, retry_delay, stop_function,
+                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact. As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.
@@ -138,8 +147,8 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
     """
     if _is_being_imported():
         raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
-    workers = options.workers or usable_cores()
-    pilot = Pilot(iterator, make_work(workers), options, workers)
+    room = await make_room(options, options.workers or usable_cores())
+    pilot = Pilot(iterator, make_work(room.workers), options, room)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
         report = await pilot.run()
@@ -200,7 +209,7 @@ async def run(
 ) -> Report:
     """Work the tokens of a pool with a function or an actor.
 
-    Drains on SIGTERM and SIGINT if this is the main thread and nobody else handles them.
+    Drains on SIGTERM, SIGINT and SIGUSR1 if this is the main thread and nobody else handles them.
 
     Args:
         work: a function of the token, async or plain; or a RunActor class, which is called with the iterator.

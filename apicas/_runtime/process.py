@@ -30,7 +30,8 @@ from typing_extensions import Unpack
 
 from apicas._documents import shown
 from apicas._runtime import groups
-from apicas._runtime.children import Child, Environment, Start, close, start_child
+from apicas._runtime.allotment import Environment, cores_to_start_on, with_variables
+from apicas._runtime.children import Child, Start, close, start_child
 from apicas._runtime.lag import running_token
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
 from apicas._runtime.readers import running_readers
@@ -194,7 +195,8 @@ async def perform(
     """
     attempt = running_supervision().attempt()
     try:
-        leader = _started(command, options, attempt.marked(options.env if environment is None else environment))
+        wanted = with_variables(options.env if environment is None else environment)
+        leader = _started(command, options, attempt.marked(wanted))
     except BaseException:
         running_supervision().forget(attempt)
         raise
@@ -506,6 +508,7 @@ def _started(
         options.cwd,
         environment,
         takes_input=options.stdin is not None,
+        cores=cores_to_start_on(),
     )
     try:
         # This blocks the loop until the program is loaded, a few tenths of a millisecond, as asyncio's own way does.

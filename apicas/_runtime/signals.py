@@ -15,7 +15,8 @@ from typing import Any, Final
 
 log = logging.getLogger("apicas")
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""SIGUSR1 is what batch systems are asked to send ahead of the end: `sbatch --signal=USR1@120`."""
 
 
 class SignalLadder:

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Final
 
 from apicas._runtime import supervisor_memory
-from apicas._runtime.children import Environment
+from apicas._runtime.allotment import Environment
 from apicas._runtime.environment import boot_id
 from apicas._runtime.marks import (
     VARIABLE,

@@ -257,3 +257,25 @@ async def leaves(token: Token) -> None:
         await asyncio.to_thread(Path(pipe + ".go").read_text)
         os._exit(3)
     await running
+
+
+THREADS_AT_THE_START = os.environ.get("OMP_NUM_THREADS")
+"""What a library would see that is imported with the work."""
+
+
+async def allotted(token: Token) -> dict[str, Any]:
+    """What there is of the node for us."""
+    assert token.allocation is not None
+    return {
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "cores": sorted(token.allocation.cores),
+        "given": token.allocation.of("cores"),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "at the start": THREADS_AT_THE_START,
+    }
+
+
+async def signals_itself(token: Token) -> None:
+    """Get what the batch system sends to the whole job."""
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.sleep(0)

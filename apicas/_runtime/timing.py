@@ -1,0 +1,124 @@
+"""So many tokens at once, but none that would not be over before the batch job ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from typing_extensions import override
+
+from apicas._node.admission import Horizon
+from apicas._node.durations import Durations
+from apicas._node.requests import Refused, Request, RequestFields
+from apicas._runtime.left import Left
+from apicas._runtime.outcomes import Raised, Returned, Verdict
+from apicas._runtime.room import Workers
+from apicas.exceptions import TokenTimeoutError
+from apicas.tokens import Token
+
+_NOTHING_SAID: Final = Request()
+
+
+def by_itself(verdict: Verdict | None) -> bool | None:
+    """What the time of a token tells: True for as long as such tokens take, False for longer, None for nothing."""
+    if isinstance(verdict, Returned):
+        return True
+    if isinstance(verdict, Raised):
+        return False if isinstance(verdict.error, TokenTimeoutError) else None
+    return False
+
+
+class TimedWorkers(Workers):
+    """As Workers, beside an end.
+
+    Args:
+        workers: how many.
+        ahead: most tokens held beyond those being worked; None for the default.
+        fields: where tokens say how long they take, and of what kind they are. What cannot be understood there may have
+            another meaning, and says nothing.
+        horizon: the end, in seconds from the time at which this is opened.
+    """
+
+    def __init__(self, workers: int, ahead: int | None, fields: RequestFields, horizon: Horizon) -> None:
+        super().__init__(workers, ahead)
+        self.left = Left()
+        self.choose = self._make_choice
+        self._fields = fields
+        self._horizon = horizon
+        self._durations = Durations()
+        self._begun: dict[int, tuple[str, float]] = {}
+        """The kind of each token that is worked, and when that began."""
+        self._monotonic: Callable[[], float]
+
+    @override
+    def open(self, monotonic: Callable[[], float]) -> None:
+        super().open(monotonic)
+        self._monotonic = monotonic
+        self._horizon = opened(self._horizon, monotonic())
+
+    @property
+    @override
+    def drains_at(self) -> float:
+        return drains_at(self._horizon)
+
+    @override
+    def begin(self, token: Token) -> None:
+        super().begin(token)
+        self._begun[id(token)] = self._read(token.peek()).kind, self._monotonic()
+
+    @override
+    def end(self, token: Token, verdict: Verdict | None) -> bool:
+        tells, (kind, since) = by_itself(verdict), self._begun.pop(id(token))
+        if tells is not None:
+            (self._durations.ended if tells else self._durations.cut)(kind, self._monotonic() - since)
+        return super().end(token, verdict)
+
+    def too_late(self, document: Mapping[str, Any]) -> str:
+        """Why a token would not be over in time; "" if it would, or nobody knows."""
+        request = self._read(document)
+        seconds = request.seconds if request.seconds is not None else self._durations.estimate(request.kind)
+        return self._horizon.too_late(seconds, self._monotonic())
+
+    def _read(self, document: Mapping[str, Any]) -> Request:
+        request = self._fields.read(document)
+        return _NOTHING_SAID if isinstance(request, Refused) else request
+
+    def _make_choice(self) -> _InTime:
+        return _InTime(self)
+
+
+class _InTime:
+    """Takes what would be over in time; see claims.Choice."""
+
+    is_full = False
+
+    def __init__(self, workers: TimedWorkers) -> None:
+        self._workers = workers
+
+    def takes(self, document: Mapping[str, Any]) -> bool:
+        """Whether a candidate is to be claimed."""
+        reason = self._workers.too_late(document)
+        note(self._workers.left, document["_id"], reason)
+        return not reason
+
+
+def note(left: Left | None, token_id: str, reason: str) -> None:
+    """Note why a token is left, or, without a reason, that it is not."""
+    if left is None:
+        return
+    if reason:
+        left.add(token_id, reason)
+    elif left:
+        left.remove(token_id)
+
+
+def opened(horizon: Horizon, now: float) -> Horizon:
+    """A horizon on a clock, from one in seconds from now on."""
+    return horizon if horizon.end is None else replace(horizon, end=now + horizon.end)
+
+
+def drains_at(horizon: Horizon) -> float:
+    """When a pilot has to drain."""
+    return math.inf if horizon.end is None else horizon.end - horizon.margin
