@@ -158,7 +158,12 @@ async def _kill(client: PoolClient, victim: asyncio.subprocess.Process, trial: T
         victim.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.3)  # a write that was under way is through
         rows = await client.view("locked", include_docs=True)
-        held = {str(row.id) for row in rows if row.document and f".{victim.pid}." in row.document["apicas"]["process"]}
+        # The view may be older than the documents, which have ended since.
+        held = {
+            str(row.id)
+            for row in rows
+            if row.document and f".{victim.pid}." in row.document["apicas"].get("process", "")
+        }
         if held:
             victim.kill()
             return held

@@ -58,9 +58,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._looks += 1
         # Nothing comes from outside but from threads and sockets; where callbacks are ready, a look now and then does.
-        if (timeout != 0 or not self._looks % 64) and (
-            len(self.get_map()) > 1 or threading.active_count() > len(self._known)
-        ):
+        if (timeout != 0 or not self._looks % 64) and (len(self.get_map()) > 1 or self._has_threads()):
             ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
             if ready:
                 return ready
@@ -83,6 +81,10 @@ class _JumpingSelector(selectors.DefaultSelector):
             if time.monotonic() >= deadline:
                 names = ", ".join(thread.name for thread in working)
                 raise Deadlock(f"threads have worked for {PATIENCE:g} s while virtual time stood still: {names}")
+
+    def _has_threads(self) -> bool:
+        """Whether one was started since the loop was made; a count does not tell, since an older one may have ended."""
+        return any(thread not in self._known for thread in threading.enumerate())
 
     def _working(self) -> list[threading.Thread]:
         """The threads that were started since the loop was made, and may yet have something to tell it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,17 @@ class Terminal:
     def type(self, text: str) -> None:
         """Press keys."""
         os.write(self._master, text.encode())
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C until it is heard, and read to the end: a signal that comes just before Python waits for a key
+        is seen only with the next one. Answers with the exit code."""
+        self.type("\x03")
+        while self.process.poll() is None:
+            if not select.select([self._master], [], [], 2.0)[0]:
+                self.type("\x03")
+            else:
+                self.seen += self._read()
+        return self.finish()
 
     def finish(self) -> int:
         """Read to the end; answers with the exit code."""
@@ -137,9 +149,8 @@ def test_delete_waits_for_an_answer(apicas: Program, terminal: Start, answer: st
 def test_ctrl_c_at_a_question_changes_nothing(apicas: Program, terminal: Start) -> None:
     fill(apicas, done=2)
     screen = terminal("delete", "done")
-    screen.read_until("[y/N]")
-    screen.type("\x03")
-    assert screen.finish() == 130
+    screen.read_until("[y/N]: ")
+    assert screen.interrupt() == 130
     assert "Traceback" not in screen.seen
     assert apicas.status()["done"] == 2
 

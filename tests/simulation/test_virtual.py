@@ -119,6 +119,29 @@ def test_time_stands_still_while_a_thread_works(pool: str) -> None:
     run_virtual(main)
 
 
+def test_time_stands_still_for_a_thread_that_comes_where_an_older_one_has_ended() -> None:
+    """As many threads as when the loop was made are not the same ones."""
+    end = threading.Event()
+    older = threading.Thread(target=end.wait)
+    older.start()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        end.set()
+        older.join()
+        answer: asyncio.Future[float] = loop.create_future()
+
+        def work() -> None:
+            threading.Event().wait(0.05)  # real time: the loop must not take it for an idle hour
+            loop.call_soon_threadsafe(lambda: answer.set_result(loop.time()))
+
+        threading.Thread(target=work).start()
+        with anyio.fail_after(3600):
+            assert await answer == 0.0
+
+    run_virtual(main)
+
+
 def test_a_thread_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     end = threading.Event()
