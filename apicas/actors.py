@@ -108,7 +108,8 @@ class RunActor:
         Args:
             options: the fields of RunOptions: workers, resources, request, request_fields, pin, walltime, end_margin,
                 max_token_time, max_token_memory, max_total_time, max_tokens, max_scrub, retry_delay, stop_function,
-                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact. As in PiCaS, keywords that are none of these go to stop_function.
+                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact. As in PiCaS,
+                keywords that are none of these go to stop_function.
 
         Returns:
             What was done.

@@ -5,12 +5,12 @@
 
 | row | tokens | what each is | seconds each | cores | ideal |
 |---|---|---|---|---|---|
-| commands | 1,000 | `sleep`, pinned to the cores it was given | 0.05 to 0.15 | this node's | 1.5 x 0.1 x 1,000 / cores |
+| commands | 1,000 | `sleep`, pinned to the cores it was given | 0.05 to 0.15 | this node's | 150 s / cores |
 | many | 1,000 | a coroutine that sleeps | 1 to 3 | 64, which it is told that there are | 47 s |
 
 Every second token asks for two cores. The ideal is their work shared evenly by all cores, which no packing can beat: it
 has no end with fewer tokens left than cores. No token says how long it takes. The time is that of `apicas.run` on an
-open pool, as in benchmarks/sleeping.py. It is also checked that never more cores are out than there are, and none twice.
+open pool, as in benchmarks/sleeping.py. It is checked, too, that never more cores are out than there are, none twice.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def shape_of(allocation: Allocation | None) -> Shape:
     """The shape of an allocation; None for none."""
     return None if allocation is None else (len(allocation.cores), allocation.gpus)
 
+
 # In a worker process. -------------------------------------------------------------------------------------------------
 
 

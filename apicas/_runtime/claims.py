@@ -42,13 +42,16 @@ MAX_UNWRITABLE = 1000
 MAX_LOOKS = 3
 """How often a claim without a clear answer is looked for, and written again."""
 FIRST_PAGE = 256
-"""Rows of the first page that is read on in a view, where a sample had nothing that fits; each page is twice the last."""
+"""Rows of the first page where a view is read on, since a sample had nothing that fits; each page is twice the last."""
 ROUND_SHARE = 0.05
-"""Of a pilot's time, what reading a whole view may take that holds nothing which fits here: others wait for the store."""
+"""What reading a whole view may take of a pilot's time, if nothing in it fits here: others wait for the store."""
 
 
 class Choice(Protocol):
     """Which candidates one claim takes: made for it, and asked about one after the other."""
+
+    surplus: int
+    """How many times as many candidates to look at as are wanted: 1 where nearly all are taken."""
 
     @property
     def is_full(self) -> bool:
@@ -167,7 +170,9 @@ class Claimer:
         del found.documents[wanted:]
         return found
 
-    def _claimable(self, documents: Sequence[Document], choice: Choice | None = None, most: int | None = None) -> _Found:
+    def _claimable(
+        self, documents: Sequence[Document], choice: Choice | None = None, most: int | None = None
+    ) -> _Found:
         """What may be claimed of some documents: of a choice, the first that it takes, at most so many."""
         now = self._client.time()
         claimed = Claimed(listed=len(documents))
@@ -209,8 +214,8 @@ class Claimer:
         """Look for what fits: in a sample, and from row to row where all of that is left to others."""
         if self.in_order:
             return await self._scan(view, wanted, with_slack(wanted), choice)
-        limit, place = with_slack(2 * wanted), self._environment.rng.random()
-        window = window_size(limit, self._spread.factor)
+        limit = wanted if choice.surplus == 1 else with_slack(choice.surplus * wanted)
+        place, window = self._environment.rng.random(), window_size(limit, self._spread.factor)
         documents = await self._client.sample(view, limit, place, window=window, fresh=True)
         found = self._claimable(documents, choice, wanted)
         if not found.documents and not choice.is_full and len(documents) >= limit:
@@ -218,22 +223,44 @@ class Claimer:
         return found
 
     async def _read_on(self, view: str, wanted: int, choice: Choice, found: _Found) -> None:
-        """Read a view from where this has ended the last time, and once from its beginning, until enough fits."""
+        """Read a view from where this has ended the last time, past its end and from its beginning, until enough fits.
+
+        A view that was read from its beginning to its end, and has nothing, rests. That may take several calls.
+        """
         began, round_ = self._environment.monotonic(), self._rounds.setdefault(view, _Round())
         if began < round_.rests_until:
             self._note_later(found.claimed, self._client.time() + round_.rests_until - began)
             return
-        for start in (MISSING,) if round_.start is MISSING else (round_.start, MISSING):
-            async for page in self._pages(view, FIRST_PAGE, start):
-                taken = {document["_id"] for document in found.documents}
-                documents = [document for document in page.documents if document["_id"] not in taken]
-                self._environment.rng.shuffle(documents)  # so that pilots keep apart
-                found.add(self._claimable(documents, choice, wanted - len(found.documents)))
-                round_.start = MISSING if page.is_last else page.start
-                if len(found.documents) >= wanted or choice.is_full:
-                    return
+        while await self._read_to_end(view, wanted, choice, found):
+            if round_.is_whole:
+                break
+        else:
+            round_.seconds += self._environment.monotonic() - began
+            return
         now = self._environment.monotonic()
-        round_.rests_until = now + (now - began) / ROUND_SHARE
+        round_.rests_until = now + (round_.seconds + now - began) / ROUND_SHARE
+        round_.is_whole = False
+
+    async def _read_to_end(self, view: str, wanted: int, choice: Choice, found: _Found) -> bool:
+        """Read on; answers whether the end of the view was reached, with less than was wanted."""
+        round_ = self._rounds[view]
+        if round_.start is MISSING:
+            round_.is_whole, round_.seconds = True, 0.0
+        async for page in self._pages(view, FIRST_PAGE, round_.start):
+            round_.start = page.start
+            taken = {document["_id"] for document in found.documents}
+            documents = [document for document in page.documents if document["_id"] not in taken]
+            self._environment.rng.shuffle(documents)  # so that pilots keep apart
+            found.add(self._claimable(documents, choice, wanted - len(found.documents)))
+            if len(found.documents) >= wanted or choice.is_full:
+                round_.is_whole = False
+                return False
+            if page.is_last:
+                round_.start = MISSING
+                round_.is_whole &= not found.documents
+                return True
+        self._note_later(found.claimed, self._client.time())  # there is more than is read at a time
+        return False
 
     async def _pages(self, view: str, size: int, start: Any = MISSING) -> AsyncIterator[_Page]:
         query = ViewQuery(limit=size, include_docs=True, reduce=False, start_key=start)
@@ -384,6 +411,11 @@ class _Round:
     """How far a view was read that has much which is left to others."""
 
     start: Any = MISSING
+    """The key to go on from."""
+    is_whole: bool = False
+    """Whether it has been read from its beginning, and nothing was found yet."""
+    seconds: float = 0.0
+    """What that took so far, in calls that have not come to the end."""
     rests_until: float = -math.inf
     """Monotonic seconds: not read again before."""
 

@@ -36,7 +36,7 @@ class Left:
         self._reasons.pop(token_id, None)
 
     def say(self, *, at_end: bool = False) -> None:
-        """Say how many there are and why, unless that was said: again only at the end, or when they are twice as many."""
+        """Say how many there are and why, unless that was said: again at the end, or when they are twice as many."""
         if len(self) - self._said <= (0 if at_end else self._said):
             return
         self._said = len(self)

@@ -31,7 +31,7 @@ MIN_WORKERS: Final = 256
 MAX_WAITING: Final = 200
 """Tokens that wait, claimed, at most: all of them are looked at for each claim."""
 FULL_TIME: Final = 10.0
-"""Seconds after which a claim is tried again that found nothing for which there was room: smaller ones may have come."""
+"""Seconds after which a claim is tried again that found nothing for which there was room: smaller ones may be there."""
 OVERDUE_LOOK: Final = 1.0
 """Seconds between two looks for tokens that would no longer be over in time, at least."""
 
@@ -51,7 +51,8 @@ class Packed(Room):
     def __init__(
         self, inventory: Inventory, fields: RequestFields, horizon: Horizon | None = None, ahead: int | None = None
     ) -> None:
-        self.workers = max(MIN_WORKERS, inventory.has.get(CORES, 0))
+        self.usual = inventory.has.get(CORES, 1)
+        self.workers = max(MIN_WORKERS, self.usual)
         self.low = math.inf
         self.left = Left()
         self.choose = self._make_choice
@@ -220,9 +221,8 @@ class PackedStock(Stock):
     def remove(self, before: float) -> list[Token]:
         """Take out what was claimed before a time, but for the oldest: what is kept for that one would be in vain."""
         oldest = None if before == math.inf else next(iter(self._claimed), None)
-        removed = []
-        for key in [key for key, (_, claimed) in self._claimed.items() if claimed < before and key != oldest]:
-            removed.append(self.take_out(key))
+        old = [key for key, (_, claimed) in self._claimed.items() if claimed < before and key != oldest]
+        removed = [self.take_out(key) for key in old]
         if before == math.inf:
             started = super().remove(before)
             for token in started:
@@ -233,6 +233,8 @@ class PackedStock(Stock):
 
 class _Fitting:
     """Takes what fits; see claims.Choice."""
+
+    surplus = 2
 
     def __init__(self, room: Packed, budget: Budget, fields: RequestFields, left: Left | None) -> None:
         self._room = room

@@ -50,6 +50,8 @@ REFUSED_AFTER: Final = 60.0
 """Seconds before a token is claimed again that was claimed without a look at what it asks, and can never start here."""
 TOLD_TO_END: Final = frozenset({SIGNAL_BASE + SIGUSR1, SIGNAL_BASE + SIGTERM})
 """Exit codes of a command that was ended by SIGUSR1 or SIGTERM."""
+SIGNAL_TIME: Final = 1.0
+"""Seconds within which a signal for the whole batch job comes to all its processes: a command may have it first."""
 
 
 class TokenSource(Protocol):
@@ -221,7 +223,8 @@ class Pilot:
         isolation = self._isolation()
         if isolation is None:
             return None
-        pool = ProcessPool(isolation, self._room.workers, cleanup_time=self._options.grace)
+        room = self._room
+        pool = ProcessPool(isolation, room.workers, cleanup_time=self._options.grace, warm=room.usual)
         stack.push_async_callback(pool.close)
         return pool
 
@@ -413,16 +416,24 @@ class Pilot:
                         self._changed.set()
                 if desk.is_cut or self._options.stop_function is not None:
                     break
+                if type(verdict) is Raised and _was_told_to_end(verdict):
+                    break
                 self._finish(token, verdict)
                 token = stock.take_ready(turn)
         if token is not None:
+            if verdict is not None and _was_told_to_end(verdict):
+                verdict = await self._judged(verdict)
             self._finish(token, Cut() if verdict is None else verdict)
             await self._ask_stop_function()
 
+    async def _judged(self, verdict: Verdict) -> Verdict:
+        """What became of a token whose command a signal has ended: it is cut if the pilot drains on the same one."""
+        with anyio.move_on_after(SIGNAL_TIME):
+            await self._draining.wait()
+        return Cut() if self._draining.is_set() else verdict
+
     def _finish(self, token: Token, verdict: Verdict) -> None:
         if not isinstance(verdict, Returned):
-            if self._draining.is_set() and _was_told_to_end(verdict):
-                verdict = Cut()
             _say_what_happened(token, verdict)
         self._give_back(token, verdict)
         if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
@@ -491,7 +502,7 @@ class Pilot:
             await anyio.sleep(min(left, LATE_LOOK))
             self._hand_back_unstarted(-math.inf)  # what waits in vain
         if not self._draining.is_set():
-            log.warning("the batch job ends in %g s: draining", self._options.margin)
+            log.warning("the batch job ends in %.0f s: draining", left + self._options.margin)
             self.drain("the batch job is about to end")
 
     async def _watch_grace(self) -> None:
@@ -512,9 +523,8 @@ class Pilot:
 
 def _was_told_to_end(verdict: Verdict) -> bool:
     """Whether a command was ended by the signal that its pilot drains on: batch systems send it to all of a job."""
-    return (
-        isinstance(verdict, Raised) and isinstance(verdict.error, CommandError) and verdict.error.exit_code in TOLD_TO_END
-    )
+    error = verdict.error if isinstance(verdict, Raised) else None
+    return isinstance(error, CommandError) and error.exit_code in TOLD_TO_END
 
 
 def _say_what_happened(token: Token, verdict: Verdict) -> None:

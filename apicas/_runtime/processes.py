@@ -7,7 +7,8 @@ Rules:
   blamed on it, nor its on another.
 - Libraries look once at how many cores and which GPUs there are: a process is for tokens that are given as much as its
   first one was.
-- There are never more processes than tokens that are worked at once, those that are being let go included.
+- There are never more processes than tokens that are worked at once, those that are being let go included; and an idle
+  one is let go before a fresh one makes them more than are usual.
 - Each process is in one place: in the hands of a token, idle, or being let go. Whatever happens when it is taken out of
   one, it comes into the next, or is ended.
 """
@@ -37,11 +38,21 @@ class ProcessPool:
         most: how many there may be at once.
         cleanup_time: seconds that a process has to clean up, once its work was cut or no token is to come any more.
         idle_time: seconds without a token after which a process is let go.
+        warm: how many there may be, idle ones included, before one is let go for a fresh one; None for `most`.
     """
 
-    def __init__(self, isolation: Isolation, most: int, *, cleanup_time: float, idle_time: float = IDLE_TIME) -> None:
+    def __init__(
+        self,
+        isolation: Isolation,
+        most: int,
+        *,
+        cleanup_time: float,
+        idle_time: float = IDLE_TIME,
+        warm: int | None = None,
+    ) -> None:
         self._isolation = isolation
         self._most = most
+        self._warm_most = most if warm is None else warm
         self._cleanup_time = cleanup_time
         self._idle_time = idle_time
         self._count = 0
@@ -121,7 +132,7 @@ class ProcessPool:
         return None
 
     async def _fresh(self) -> IsolatedProcess:
-        while self._count >= self._most:
+        while self._count >= (self._warm_most if self._idle else self._most):
             if self._idle:
                 process, _ = self._idle.pop(0)
                 await self._let_go(process)

@@ -30,7 +30,7 @@ class Report:
     waiting: int = 0
     """Finished results that are in the outbox and not in the pool, at the end: the next pilot writes them."""
     left: int = 0
-    """Seen, and left to others: they can never start here, or would not have been over before the end of the batch job."""
+    """Seen, and left to others: they can never start here, or would not have been over before the batch job's end."""
     signals: int = 0
     """How many signals ended the pilot: 0 if it ended by itself, 1 if it drained, more if it was cut."""
 

@@ -28,6 +28,8 @@ class Room(Protocol):
 
     workers: int
     """Most tokens worked at once."""
+    usual: int
+    """How many are usual: processes are not kept for more."""
     overlaps: bool
     """Whether a claim may be made while another one is under way."""
     stock: Stock
@@ -132,7 +134,7 @@ class Workers(Room):
     left: Left | None = None
 
     def __init__(self, workers: int, ahead: int | None = None) -> None:
-        self.workers = workers
+        self.workers = self.usual = workers
         self.low = math.inf
         self._ahead = ahead
         self._idle = workers

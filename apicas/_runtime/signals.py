@@ -1,4 +1,4 @@
-"""Signals: the first drains the pilot, the second ends it at once.
+"""Signals: the first drains the pilot, the second ends it at once; SIGUSR1 only ever drains.
 
 Only in the main thread and only over default handlers: an application that handles signals itself keeps them.
 """
@@ -15,8 +15,10 @@ from typing import Any, Final
 
 log = logging.getLogger("apicas")
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 is what batch systems are asked to send ahead of the end: `sbatch --signal=USR1@120`."""
+AHEAD: Final = signal.SIGUSR1
+"""What batch systems are asked to send ahead of the end: `sbatch --signal=USR1@120`. It may come more than once, from
+the system and from `srun`, and never means that there is no more time."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, AHEAD)
 
 
 class SignalLadder:
@@ -34,6 +36,8 @@ class SignalLadder:
 
     def take(self, received: signal.Signals) -> None:
         """Go one step down."""
+        if received is AHEAD and self.received:
+            return
         self.received.append(received)
         if len(self.received) == 1:
             log.warning("%s: draining; once more to end at once", received.name)

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +23,7 @@ from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from apicas._node.admission import Horizon
-    from apicas._node.detection import Node
+    from apicas._node.inventory import Inventory
     from apicas._node.requests import RequestFields
     from apicas._node.surroundings import Surroundings
 
@@ -53,12 +53,9 @@ def check(options: RunOptions) -> None:
     if options.resources is None and dict(fields.defaults) != {"cores": 1}:
         raise ConfigError("request is for a pilot that gives tokens what they ask for: give resources, too")
     if options.walltime is not None:
-        from apicas._node.units import seconds_of  # noqa: PLC0415 - few runs have one
+        from apicas._node.walltime import of_flag  # noqa: PLC0415 - few runs have one
 
-        try:
-            seconds_of(options.walltime)
-        except (ValueError, OverflowError) as error:
-            raise ConfigError(f"walltime: {error}") from None
+        of_flag(options.walltime, 0.0)
 
 
 def _asks(options: RunOptions) -> bool:
@@ -82,7 +79,7 @@ async def make_room(options: RunOptions, workers: int) -> Room:
     from apicas._node.surroundings import Surroundings  # noqa: PLC0415 - see above
 
     surroundings = Surroundings()
-    horizon = await find_horizon(options, surroundings)
+    horizon = await find_horizon(options, surroundings, say=log.warning)
     if options.resources is not None:
         room: Room = await _packed(options, surroundings, horizon)
     else:
@@ -92,8 +89,16 @@ async def make_room(options: RunOptions, workers: int) -> Room:
     return room
 
 
-async def find_horizon(options: RunOptions, surroundings: Surroundings) -> Horizon:
-    """When the batch job ends, in seconds from now on; said in one line where there is an end."""
+async def find_horizon(
+    options: RunOptions, surroundings: Surroundings, *, say: Callable[..., None] | None = None
+) -> Horizon:
+    """When the batch job ends, in seconds from now on.
+
+    Args:
+        options: how the pilot runs.
+        surroundings: where to look.
+        say: logs the end, if there is one, in a line.
+    """
     from apicas._node.admission import Horizon  # noqa: PLC0415
     from apicas._node.walltime import find_end  # noqa: PLC0415
 
@@ -102,9 +107,9 @@ async def find_horizon(options: RunOptions, surroundings: Surroundings) -> Horiz
     if found is None:
         return Horizon()
     left = found.value - now
-    at = datetime.fromtimestamp(min(found.value, _LAST_DATE), UTC).astimezone()
-    text = "the batch job ends at %s, in %s (%s); draining begins %g s before"
-    log.warning(text, at.isoformat(sep=" ", timespec="seconds"), in_hours(left), found.origin, options.margin)
+    if say is not None:
+        text = "the batch job ends at %s, in %s (%s); draining begins %g s before"
+        say(text, at_time(found.value), in_hours(left), found.origin, options.margin)
     return Horizon(end=left, margin=options.margin)
 
 
@@ -135,22 +140,45 @@ def request_fields(options: RunOptions) -> RequestFields:
     )
 
 
+def at_time(seconds: float) -> str:
+    """Unix seconds as a local time."""
+    at = datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_DATE), UTC).astimezone()
+    return at.isoformat(sep=" ", timespec="seconds")
+
+
 def in_hours(seconds: float) -> str:
     """Seconds as `1:30:00`."""
-    whole = max(0, round(seconds))
+    whole = max(0, round(min(seconds, _LAST_DATE)))
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-async def _packed(options: RunOptions, surroundings: Surroundings, horizon: Horizon) -> Room:
+async def find_inventory(
+    options: RunOptions, surroundings: Surroundings, *, say: Callable[..., None] | None = None
+) -> Inventory:
+    """What there is for tokens.
+
+    Args:
+        options: what the user says there is.
+        surroundings: where to look.
+        say: logs it, in a line.
+    """
     from apicas._node.detection import find_node  # noqa: PLC0415
     from apicas._node.inventory import Inventory  # noqa: PLC0415
-    from apicas._runtime.packing import Packed  # noqa: PLC0415
+    from apicas._node.names import in_words  # noqa: PLC0415
 
-    assert options.resources is not None  # noqa: S101 - asked before
-    given = _given(options.resources)
+    given = _given(AUTO if options.resources is None else options.resources)
     node = await anyio.to_thread.run_sync(find_node, surroundings, given)  # files of the kernel's: some may hang
     inventory = Inventory.of(node, pin=options.pin)
-    _say(node, inventory.pins)
+    if say is not None:
+        what = [f"{in_words(name, found.value)} ({found.origin})" for name, found in node.has.items() if found.value]
+        say("tokens share %s; they are %s to cores", ", ".join(what), "pinned" if inventory.pins else "not pinned")
+    return inventory
+
+
+async def _packed(options: RunOptions, surroundings: Surroundings, horizon: Horizon) -> Room:
+    from apicas._runtime.packing import Packed  # noqa: PLC0415
+
+    inventory = await find_inventory(options, surroundings, say=log.info)
     return Packed(inventory, request_fields(options), horizon, options.claim_ahead)
 
 
@@ -163,13 +191,6 @@ def _timed(options: RunOptions, workers: int, horizon: Horizon) -> Room:
     # A token that names cores, or anything else that a pilot which packs would read, means nothing by it here.
     only_time = replace(request_fields(options), fields=dict.fromkeys(OWN_FIELDS, ""), resources="")
     return TimedWorkers(workers, options.claim_ahead, only_time, horizon)
-
-
-def _say(node: Node, pins: bool) -> None:  # noqa: FBT001 - said once
-    from apicas._node.names import in_words  # noqa: PLC0415
-
-    what = [f"{in_words(name, found.value)} ({found.origin})" for name, found in node.has.items() if found.value]
-    log.info("tokens share %s; they are %s to cores", ", ".join(what), "pinned" if pins else "not pinned")
 
 
 def _given(resources: Amounts) -> dict[str, int]:

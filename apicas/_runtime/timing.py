@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from typing_extensions import override
 
@@ -13,12 +13,10 @@ from apicas._node.admission import Horizon
 from apicas._node.durations import Durations
 from apicas._node.requests import Refused, Request, RequestFields
 from apicas._runtime.left import Left
-from apicas._runtime.outcomes import Raised, Returned, Verdict
+from apicas._runtime.outcomes import Crashed, Raised, Returned, Verdict
 from apicas._runtime.room import Workers
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token
-
-_NOTHING_SAID: Final = Request()
 
 
 def by_itself(verdict: Verdict | None) -> bool | None:
@@ -27,7 +25,7 @@ def by_itself(verdict: Verdict | None) -> bool | None:
         return True
     if isinstance(verdict, Raised):
         return False if isinstance(verdict.error, TokenTimeoutError) else None
-    return False
+    return None if isinstance(verdict, Crashed) else False
 
 
 class TimedWorkers(Workers):
@@ -46,6 +44,9 @@ class TimedWorkers(Workers):
         self.left = Left()
         self.choose = self._make_choice
         self._fields = fields
+        self._unsaid = Request(seconds=fields.default_time, kind=fields.default_kind)
+        self._only_field = "" if fields.kind or "." in fields.time else fields.time
+        """The one field that says anything; "" where more has to be looked at."""
         self._horizon = horizon
         self._durations = Durations()
         self._begun: dict[int, tuple[str, float]] = {}
@@ -82,8 +83,10 @@ class TimedWorkers(Workers):
         return self._horizon.too_late(seconds, self._monotonic())
 
     def _read(self, document: Mapping[str, Any]) -> Request:
+        if self._only_field and self._only_field not in document:  # most tokens, and each is read twice
+            return self._unsaid
         request = self._fields.read(document)
-        return _NOTHING_SAID if isinstance(request, Refused) else request
+        return self._unsaid if isinstance(request, Refused) else request
 
     def _make_choice(self) -> _InTime:
         return _InTime(self)
@@ -93,6 +96,7 @@ class _InTime:
     """Takes what would be over in time; see claims.Choice."""
 
     is_full = False
+    surplus = 1
 
     def __init__(self, workers: TimedWorkers) -> None:
         self._workers = workers

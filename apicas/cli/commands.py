@@ -16,6 +16,7 @@ SUMMARIES: Final = {
     "push": "Put tokens into the pool: one per line of JSON Lines, CSV or text.",
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
     "status": "Show how many tokens are in todo, locked, done and error.",
+    "explain": "Say why a token does not run.",
     "reset": "Put the tokens of a view back to todo, as if they were new.",
     "delete": "Delete the tokens of views, or single tokens.",
     "flush": "Write finished results to the pool that a pilot could not write.",

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "cli.md"
 TEXT = PAGE.read_text()
 # A block that begins with a call of --help shows what that call writes.
 HELP = re.compile(r"```console\n\$ (apicas[^\n]*--help)\n(.*?)```", re.DOTALL)
-COMMANDS = ["init", "push", "run", "status", "reset", "delete", "flush", "heal", "bench"]
+COMMANDS = ["init", "push", "run", "status", "explain", "reset", "delete", "flush", "heal", "bench"]
 
 
 def help_of(command: str) -> str:

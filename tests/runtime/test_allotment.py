@@ -142,7 +142,7 @@ def test_an_allocation_is_told_whole() -> None:
     assert heard_allocation(told_allocation(None)) is None
 
 
-# In a pilot. -----------------------------------------------------------------------------------------------------------
+# In a pilot. ----------------------------------------------------------------------------------------------------------
 
 
 async def run(client: FaultyClient, process: Any, **options: Any) -> apicas.Report:
@@ -158,7 +158,9 @@ async def test_worker_processes_work_each_token_with_what_it_was_given() -> None
     client = FaultyClient()
     await client.upload([{"_id": f"t{n}", "cores": 1 + n % 2} for n in range(6)])
     number = len(OURS)
-    report = await run(client, isolated_work.allotted, resources={"cores": max(2, number)}, executor="process", pin=True)
+    report = await run(
+        client, isolated_work.allotted, resources={"cores": max(2, number)}, executor="process", pin=True
+    )
     assert report.done == 6
     seen = await outputs(client)
     for name, found in seen.items():

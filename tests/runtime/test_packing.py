@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from random import Random
 from typing import Any
@@ -13,14 +14,18 @@ import pytest
 import apicas
 from apicas._node.inventory import Inventory
 from apicas._node.requests import RequestFields
+from apicas._runtime import claims
 from apicas._runtime.allotment import running_allocation
 from apicas._runtime.options import RunOptions
+from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict
 from apicas._runtime.packing import Packed
+from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import check
-from apicas.exceptions import CommandError, ConfigError
-from apicas.testing import FaultyClient, run_virtual, unix_time
+from apicas._runtime.timing import by_itself
+from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
+from apicas.testing import Faults, FaultyClient, run_virtual, unix_time
 from apicas.tokens import Token
-from tests.runtime.acting import acting, only, work
+from tests.runtime.acting import FarClient, acting, only, work
 from tests.runtime.virtual import make_pool, pilot, virtual
 
 NOTHING_FITS = "no more tokens for this node and time"
@@ -148,6 +153,46 @@ async def test_what_fits_is_found_among_many_that_do_not(in_order: bool) -> None
         report = await acting(tokens, Node(cores=2)).run(resources="cores=2", handle_signals=False)
     assert report.done == 3
     assert await states(client) == {"todo": 1497, "done": 3}
+
+
+@virtual
+async def test_what_fits_is_found_beyond_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a few pages at once; the next look goes on from there, and not always from the beginning."""
+    monkeypatch.setattr(claims, "FIRST_PAGE", 4)
+    monkeypatch.setattr(claims, "MAX_SCAN_PAGES", 2)
+    client = await pool_of(*({"_id": f"t{n:04}", "cores": 1 if n == 299 else 64} for n in range(300)))
+    report = await work(client, Node(cores=2), resources="cores=2")
+    assert (report.done, report.left, report.reason) == (1, 299, NOTHING_FITS)
+
+
+@virtual
+async def test_a_view_in_which_nothing_fits_is_seldom_read_by_a_pilot_that_waits() -> None:
+    client = FarClient(Faults(), now=unix_time)
+    await client.upload([{"_id": "busy", "seconds": 3600}, *({"_id": f"t{n}", "cores": 64} for n in range(600))])
+    async with pilot(client) as tokens:
+        report = await acting(tokens, Node(cores=2)).run(resources="cores=2", handle_signals=False)
+        asked = Counter(tokens.client.requests)  # type: ignore[attr-defined]
+    assert (report.done, report.left) == (1, 600)
+    assert asked["query"] < 300
+
+
+@virtual
+async def test_beside_an_end_no_more_is_read_than_without_one() -> None:
+    """What nearly all take is not looked at twice as much of."""
+    sampled: list[int] = []
+    for options in ({}, {"walltime": 3600}):
+        client = await pool_of(*({"_id": f"t{n}"} for n in range(40)))
+        async with pilot(client) as tokens:
+            inner = tokens.client.sample
+
+            async def sample(view: str, limit: int, *arguments: Any, **keywords: Any) -> Any:
+                sampled[-1] += limit
+                return await inner(view, limit, *arguments, **keywords)  # noqa: B023 - called within the round
+
+            tokens.client.sample = sample  # type: ignore[method-assign]
+            sampled.append(0)
+            await acting(tokens, _sleep).run(workers=4, handle_signals=False, **options)
+    assert sampled[0] == sampled[1]
 
 
 @virtual
@@ -285,6 +330,9 @@ def test_what_was_started_and_not_begun_is_taken_back_whole() -> None:
         ({"request": "cores=2"}, "give resources, too"),
         ({"pin": True}, "give resources, too"),
         ({"walltime": "soon"}, "walltime: 'soon' is no time"),
+        ({"walltime": "-5"}, "walltime: '-5' is no time"),
+        ({"walltime": -5}, "walltime: -5 is no time"),
+        ({"walltime": 0}, "UNLIMITED stands for no end"),
         ({"end_margin": -1}, "end_margin is -1"),
     ],
 )
@@ -396,12 +444,21 @@ async def test_an_end_that_the_user_rules_out_is_none(monkeypatch: pytest.Monkey
     assert (await work(client, _sleep, workers=1, walltime="UNLIMITED")).done == 1
 
 
-@pytest.mark.parametrize(("exit_code", "charged"), [(143, False), (138, False), (1, True)])
+@pytest.mark.parametrize(
+    ("exit_code", "drained_after", "charged"),
+    [
+        (143, -1.0, False),
+        (138, -1.0, False),
+        (143, 0.5, False),  # the command had the signal first
+        (143, 2.0, True),
+        (1, -1.0, True),
+    ],
+)
 @virtual
 async def test_a_command_that_the_batch_system_ends_with_its_pilot_is_not_charged(
-    exit_code: int, charged: bool
+    exit_code: int, drained_after: float, charged: bool
 ) -> None:
-    """It sends the signal to all processes of the job."""
+    """It sends the signal to all processes of the job, in any order."""
     from apicas._runtime.hooks import Work
     from apicas._runtime.pilot import Pilot
 
@@ -417,11 +474,40 @@ async def test_a_command_that_the_batch_system_ends_with_its_pilot_is_not_charge
     async with anyio.create_task_group() as group:
         group.start_soon(running.run)
         await begun.wait()
-        running.drain("SIGTERM")
+        if drained_after < 0:
+            running.drain("SIGTERM")
         go.set()
+        await anyio.sleep(max(0.0, drained_after))
+        running.drain("SIGTERM")
     assert (await only(client)).state == ("error" if charged else "todo")
+
+
+def test_a_signal_ahead_of_the_end_only_drains() -> None:
+    """It may come twice, from the batch system and from `srun`; what comes at the end ends all work."""
+    calls: list[str] = []
+    ladder = SignalLadder(calls.append, lambda: calls.append("cut"))
+    ladder.take(signal.SIGUSR1)
+    ladder.take(signal.SIGUSR1)
+    assert (calls, len(ladder.received)) == (["SIGUSR1"], 1)
+    ladder.take(signal.SIGTERM)
+    ladder.take(signal.SIGUSR1)
+    assert (calls, len(ladder.received)) == (["SIGUSR1", "cut"], 2)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tells"),
+    [
+        (Returned(), True),
+        (Raised(TokenTimeoutError("late")), False),
+        (Cut(), False),
+        (None, False),
+        (Raised(ValueError("no")), None),
+        (Crashed("it died"), None),
+    ],
+)
+def test_what_the_time_of_a_token_tells(verdict: Verdict | None, tells: bool | None) -> None:
+    assert by_itself(verdict) is tells
 
 
 def test_the_report_has_a_place_for_what_was_left() -> None:
     assert "left" not in str(apicas.Report(done=1))
-
