@@ -231,20 +231,19 @@ class Claimer:
         if began < round_.rests_until:
             self._note_later(found.claimed, self._client.time() + round_.rests_until - began)
             return
-        while await self._read_to_end(view, wanted, choice, found):
-            if round_.is_whole:
-                break
-        else:
-            round_.seconds += self._environment.monotonic() - began
-            return
+        is_at_end = await self._read_to_end(view, wanted, choice, found)
+        if is_at_end and not round_.is_whole and not found.documents:
+            is_at_end = await self._read_to_end(view, wanted, choice, found)
         now = self._environment.monotonic()
-        round_.rests_until = now + (round_.seconds + now - began) / ROUND_SHARE
-        round_.is_whole = False
+        round_.seconds += now - began
+        if is_at_end and round_.is_whole:
+            round_.rests_until = now + round_.seconds / ROUND_SHARE
 
     async def _read_to_end(self, view: str, wanted: int, choice: Choice, found: _Found) -> bool:
         """Read on; answers whether the end of the view was reached, with less than was wanted."""
         round_ = self._rounds[view]
-        if round_.start is MISSING:
+        start = round_.start
+        if start is MISSING:
             round_.is_whole, round_.seconds = True, 0.0
         async for page in self._pages(view, FIRST_PAGE, round_.start):
             round_.start = page.start
@@ -252,14 +251,16 @@ class Claimer:
             documents = [document for document in page.documents if document["_id"] not in taken]
             self._environment.rng.shuffle(documents)  # so that pilots keep apart
             found.add(self._claimable(documents, choice, wanted - len(found.documents)))
+            round_.is_whole &= not found.documents
             if len(found.documents) >= wanted or choice.is_full:
-                round_.is_whole = False
                 return False
             if page.is_last:
                 round_.start = MISSING
-                round_.is_whole &= not found.documents
                 return True
-        self._note_later(found.claimed, self._client.time())  # there is more than is read at a time
+        if round_.start == start:  # more rows with one key than are read at a time: there is no way past them
+            round_.start = MISSING
+            return True
+        self._note_later(found.claimed, self._client.time())  # there is more
         return False
 
     async def _pages(self, view: str, size: int, start: Any = MISSING) -> AsyncIterator[_Page]:

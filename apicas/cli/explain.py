@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from apicas.configuration import Configuration
 
 EPILOG = """\b
-It says in which state the token is and since when, who holds it, and for one in todo what keeps a pilot on this node, at
-this moment, from claiming it: give the options that the pilot has. What a token asks matters only to pilots with
---resources. How long tokens of a kind take is something that only a running pilot has learned: a token that says no
-time_request is never too long here.
+It says in which state the token is and since when, who holds it, and for one in todo what keeps a pilot on this node
+from claiming it now: give the options that the pilot has. What a token asks matters only to pilots with --resources.
+How long tokens of a kind take is something that only a running pilot learns: here one that says no time_request is
+never too long.
 
 \b
 Examples:
