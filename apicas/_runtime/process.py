@@ -478,7 +478,8 @@ def running_supervision() -> Supervision:
 
 async def leave_nothing() -> None:
     """Return when nothing is left of all commands and worker processes that have ended."""
-    if "apicas._runtime.supervisor_watch" in sys.modules:
+    watch = sys.modules.get("apicas._runtime.supervisor_watch")
+    if watch is not None and watch.has_begun():  # else nothing was started, and nothing is to be begun for it
         await running_supervision().cleared()
 
 

@@ -360,6 +360,11 @@ def supervision() -> Supervision:
     return _begin()
 
 
+def has_begun() -> bool:
+    """Whether this process has begun to look after any."""
+    return _current is not None
+
+
 def be_supervised() -> None:
     """Say that a supervisor of another process looks after this one, and all that it starts."""
     global _is_below  # noqa: PLW0603 - it is the process that is meant

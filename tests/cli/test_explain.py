@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -128,13 +129,13 @@ def test_a_token_that_a_pilot_holds(apicas: Program) -> None:
     first, held, alive = asyncio.run(hold())
     assert first == "token t is in locked"
     assert held.startswith(f"it is held on {environment.owner.hostname}, by pilot '")
-    assert alive == "its last sign of life was 0:00:00 ago: that pilot is at work on it"
+    assert re.fullmatch(r"its last sign of life was 0:00:\d\d ago: that pilot is at work on it", alive)
 
 
 @pytest.mark.parametrize(
     ("process", "reason"),
     [
-        ("", "its last sign of life was 1:00:00 ago, and the lease is 0:01:00: a running pilot that sees no other"),
+        ("", r"its last sign of life was 1:00:\d\d ago, and the lease is 0:01:00: a running pilot that sees no other"),
         ("gone", "that pilot's process is gone: the next look of a pilot on this node puts it back to todo"),
     ],
 )
@@ -145,14 +146,14 @@ def test_a_token_whose_pilot_is_silent(apicas: Program, process: str, reason: st
     edit(apicas, claim="c", pilot="p", process=name, lease=60, lock=lock)
     _, held, said = lines(apicas)
     assert "it is held on a node that is not named, by pilot 'p' since " in held
-    assert said.startswith(reason)
+    assert re.match(reason, said)
 
 
 def test_a_lock_of_another_tool(apicas: Program) -> None:
     put(apicas, lock=int(time.time()) - 60, hostname="node1", slurm_job_id="12_3")
     _, held, advice = lines(apicas)
     assert held.startswith("it is locked on node1, slurm job '12_3' since ")
-    assert held.endswith(", for 0:01:00, by another tool than apicas")
+    assert re.search(r", for 0:01:\d\d, by another tool than apicas$", held)
     assert "--foreign-lock-timeout" in advice
 
 

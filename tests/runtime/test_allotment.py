@@ -93,7 +93,8 @@ async def test_a_variable_that_is_inherited_gives_way_and_one_of_the_users_own_s
 
 async def test_so_it_is_with_a_command_as_the_work() -> None:
     token = Token({"_id": "t", "type": "token", "lock": 1_700_000_000, "done": 0, "exit_code": ""})
-    runner = CommandRunner([sys.executable, "-S", "-c", SEEN], CommandOptions(env={"MKL_NUM_THREADS": "4"}))
+    script = SEEN.replace("{", "{{").replace("}", "}}")
+    runner = CommandRunner([sys.executable, "-S", "-c", script], CommandOptions(env={"MKL_NUM_THREADS": "4"}))
     with given(gpu_variable="CUDA_VISIBLE_DEVICES"):
         await runner(token)
     from base64 import b64decode

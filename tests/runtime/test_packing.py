@@ -173,7 +173,7 @@ async def test_a_view_in_which_nothing_fits_is_seldom_read_by_a_pilot_that_waits
         report = await acting(tokens, Node(cores=2)).run(resources="cores=2", handle_signals=False)
         asked = Counter(tokens.client.requests)  # type: ignore[attr-defined]
     assert (report.done, report.left) == (1, 600)
-    assert asked["query"] < 300
+    assert asked["query"] < 600  # in an hour
 
 
 @virtual
@@ -210,7 +210,7 @@ async def test_a_pilot_that_has_room_for_nothing_more_asks_for_nothing() -> None
             assert await states(client) == {"locked": 2, "todo": 9}  # one waits, for which the second core is free
             await anyio.sleep(3000)
             since = Counter(forked.requests) - before
-    assert since["query"] <= 3000 / 10 + 20  # looks for something small, and sweeps
+    assert since["query"] <= 2 * 3000 / 15 + 20  # looks for something small, and sweeps
     assert await states(client) == {"done": 11}
 
 
