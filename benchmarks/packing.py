@@ -58,7 +58,7 @@ class Row:
     @property
     def ideal(self) -> float:
         """Seconds that no packing can beat."""
-        return sum(one["input"] * one["cores"] for one in self.contents()) / self.node
+        return float(sum(one["input"] * one["cores"] for one in self.contents())) / self.node
 
 
 ROWS: Final = {"commands": Row(1_000, 0.1, runs_commands=True), "many": Row(1_000, 2.0, cores=64)}

@@ -137,8 +137,8 @@ def _of_locked(document: Mapping[str, Any], here: Here) -> Iterator[str]:
         yield "such a lock is left alone, but by pilots with --foreign-lock-timeout; `apicas reset locked` takes it off"
         return
     claimed = to_number(claim.get("claimed"))
-    since = claimed if claimed >= FIRST_LOCK_TIME else lock
-    yield f"it is held {', '.join(held)}, by pilot {shown(claim.get('pilot'))} since {_ago(since, here.now)}"
+    began = claimed if claimed >= FIRST_LOCK_TIME else lock
+    yield f"it is held {', '.join(held)}, by pilot {shown(claim.get('pilot'))} since {_ago(began, here.now)}"
     yield from _of_lease(document, here, silent=here.now - lock)
 
 
