@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+
+_WORDS: Final = {"left": "left to others"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,7 @@ class Report:
 
     def __str__(self) -> str:
         counts = ", ".join(
-            f"{number} {name}"
+            f"{number} {_WORDS.get(name, name)}"
             for name in ("done", "failed", "scrubbed", "crashed", "released", "lost", "waiting", "left")
             if (number := getattr(self, name)) or name == "done"
         )

@@ -40,7 +40,8 @@ class SignalLadder:
             return
         self.received.append(received)
         if len(self.received) == 1:
-            log.warning("%s: draining; once more to end at once", received.name)
+            again = "SIGTERM" if received is AHEAD else "once more"
+            log.warning("%s: draining; %s to end at once", received.name, again)
             self._drain(received.name)
         else:
             log.warning("%s again: ending at once", received.name)

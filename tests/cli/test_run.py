@@ -141,7 +141,7 @@ def test_a_command_gets_what_its_token_asks_for(apicas: Program) -> None:
     options = ("--resources", "cores=2", "--request-fields", "cores=ncpus", "--no-pin")
     result = apicas("run", *options, "--shell", "--", 'echo "$OMP_NUM_THREADS" > {_id}')
     assert result.code == 0, result.err
-    assert result.out.startswith("2 done, 1 left in ")
+    assert result.out.startswith("2 done, 1 left to others in ")
     assert "it asks for 4096 cores, and this node has 2 cores (token big)" in result.err
     assert [(apicas.directory / name).read_text() for name in ("one", "two")] == ["1\n", "2\n"]
 
@@ -150,7 +150,7 @@ def test_what_the_batch_job_has_no_time_for_is_left(apicas: Program) -> None:
     assert apicas("push", "--format", "jsonl", stdin='{"time_request": "1h"}\n{"input": 3}\n').code == 0
     result = apicas("run", "work:plain", "--workers", "1", "--walltime", "50:00")
     assert result.code == 0, result.err
-    assert "1 done, 1 left in " in result.out
+    assert "1 done, 1 left to others in " in result.out
     assert "in 0:50:00 (given)" in result.err
     assert "it takes 3600 s, and 29" in result.err
 

@@ -143,7 +143,7 @@ async def test_what_never_fits_is_left_to_others_and_said_once(caplog: pytest.Lo
     assert said[0].startswith("4 tokens were left to others: it asks for 64 cores, and this node has 2 cores (3 tokens")
     assert "'many' is no whole number (token odd)" in said[0]
     assert asked["sample"] < 15
-    assert str(report).startswith("5 done, 4 left in ")
+    assert str(report).startswith("5 done, 4 left to others in ")
 
 
 @pytest.mark.parametrize("in_order", [False, True])
