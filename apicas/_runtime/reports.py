@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-
 _WORDS: Final = {"left": "left to others"}
 
 
