@@ -185,7 +185,10 @@ class Claimer:
                 self._note_later(claimed, now + self._times.sweep)
                 self.notice_split()
             elif may_claim(document, now):
-                if choice is None or choice.takes(document):
+                if choice is None:
+                    found.documents.append(document)
+                    continue
+                if choice.takes(document):
                     found.documents.append(document)
                 else:
                     claimed.listed -= 1

@@ -63,6 +63,7 @@ class Packed(Room):
         self._typical = Typical()
         self._choice: _Fitting | None = None
         self._full_until = self._look_at = -math.inf
+        self._ended = 0
         self._monotonic: Callable[[], float]
         self._rate: Rate
         self._packed: PackedStock
@@ -92,7 +93,7 @@ class Packed(Room):
 
     @override
     def measure(self) -> None:
-        self._rate.measure()
+        self._rate.measure(self._ended)
 
     # Claiming. ------------------------------------------------------------------------------------------------------
 
@@ -159,7 +160,7 @@ class Packed(Room):
         running_allocation.set(None)
         self._packer.end(id(token), self._monotonic(), by_itself=by_itself(verdict))
         self._packed.start()
-        self._rate.ended += 1
+        self._ended += 1
         self._full_until = -math.inf
         return self._packer.inventory.free.get(CORES, 0) > 0 or self._packed.waiting <= self.low
 

@@ -107,18 +107,21 @@ class Rate:
         self._monotonic = monotonic
         self._workers = workers
         self._since, self._ended_then = monotonic(), 0
-        self.ended = 0
         self.per_second = 0.0
 
-    def measure(self) -> None:
-        """Measure it, if enough have ended."""
-        now, ended = self._monotonic(), self.ended - self._ended_then
-        if ended >= self._workers and now - self._since >= RATE_TIME:
-            latest = ended / (now - self._since)
+    def measure(self, ended: int) -> None:
+        """Measure it, if enough have ended.
+
+        Args:
+            ended: how many tokens have ended so far.
+        """
+        now, lately = self._monotonic(), ended - self._ended_then
+        if lately >= self._workers and now - self._since >= RATE_TIME:
+            latest = lately / (now - self._since)
             # By the time that it is about: what two claims bring one after the other is not the rate of a second.
             weight = min(1.0, now - self._since) if self.per_second else 1.0
             self.per_second += (latest - self.per_second) * weight
-            self._since, self._ended_then = now, self.ended
+            self._since, self._ended_then = now, ended
 
 
 class Workers(Room):
@@ -139,6 +142,7 @@ class Workers(Room):
         self._ahead = ahead
         self._idle = workers
         self._unstarted = 0
+        self._ended = 0
         self._rate: Rate
 
     @override
@@ -165,7 +169,7 @@ class Workers(Room):
 
     @override
     def measure(self) -> None:
-        self._rate.measure()
+        self._rate.measure(self._ended)
 
     @override
     def wanted(self, asked: int, most: int | None) -> int:
@@ -194,7 +198,7 @@ class Workers(Room):
     @override
     def end(self, token: Token, verdict: Verdict | None) -> bool:
         self._idle += 1
-        self._rate.ended += 1
+        self._ended += 1
         return self._unstarted <= self.low
 
     @override
