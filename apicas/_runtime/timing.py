@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -17,6 +17,9 @@ from apicas._runtime.outcomes import Crashed, Raised, Returned, Verdict
 from apicas._runtime.room import Workers
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token
+
+LEARN_PAUSE: Final = 0.01
+"""Seconds between two tokens whose times are learned: of thousands a second a few are enough, and cost less."""
 
 
 def by_itself(verdict: Verdict | None) -> bool | None:
@@ -49,8 +52,9 @@ class TimedWorkers(Workers):
         """The one field that says anything; "" where more has to be looked at."""
         self._horizon = horizon
         self._durations = Durations()
-        self._begun: dict[int, tuple[str, float]] = {}
-        """The kind of each token that is worked, and when that began."""
+        self._begun: dict[int, float] = {}
+        """When each token that is worked was begun with."""
+        self._learns_at = -math.inf
         self._monotonic: Callable[[], float]
 
     @override
@@ -67,23 +71,33 @@ class TimedWorkers(Workers):
     @override
     def begin(self, token: Token) -> None:
         super().begin(token)
-        self._begun[id(token)] = self._read(token.peek()).kind, self._monotonic()
+        self._begun[id(token)] = self._monotonic()
 
     @override
     def end(self, token: Token, verdict: Verdict | None) -> bool:
-        tells, (kind, since) = by_itself(verdict), self._begun.pop(id(token))
-        if tells is not None:
-            (self._durations.ended if tells else self._durations.cut)(kind, self._monotonic() - since)
+        now, since = self._monotonic(), self._begun.pop(id(token))
+        if now >= self._learns_at:
+            self._learns_at = now + LEARN_PAUSE
+            self._learn(token, verdict, now - since)
         return super().end(token, verdict)
 
-    def too_late(self, document: Mapping[str, Any]) -> str:
-        """Why a token would not be over in time; "" if it would, or nobody knows."""
-        request = self._read(document)
+    def _learn(self, token: Token, verdict: Verdict | None, seconds: float) -> None:
+        tells, kind = by_itself(verdict), self._read(token.peek()).kind
+        if tells is not None:
+            (self._durations.ended if tells else self._durations.cut)(kind, seconds)
+
+    def says_nothing(self, document: Mapping[str, Any]) -> bool:
+        """Whether a token is as most are: it says no time, and there are no kinds."""
+        return bool(self._only_field) and self._only_field not in document
+
+    def too_late(self, document: Mapping[str, Any] | None = None) -> str:
+        """Why a token would not be over in time; "" if it would, or nobody knows. None is one that says nothing."""
+        request = self._unsaid if document is None else self._read(document)
         seconds = request.seconds if request.seconds is not None else self._durations.estimate(request.kind)
         return self._horizon.too_late(seconds, self._monotonic())
 
     def _read(self, document: Mapping[str, Any]) -> Request:
-        if self._only_field and self._only_field not in document:  # most tokens, and each is read twice
+        if self.says_nothing(document):
             return self._unsaid
         request = self._fields.read(document)
         return self._unsaid if isinstance(request, Refused) else request
@@ -100,11 +114,16 @@ class _InTime:
 
     def __init__(self, workers: TimedWorkers) -> None:
         self._workers = workers
+        self._left = workers.left
+        self._of_most = workers.too_late()
+        """Why those that say nothing would not be over in time."""
 
     def takes(self, document: Mapping[str, Any]) -> bool:
         """Whether a candidate is to be claimed."""
-        reason = self._workers.too_late(document)
-        note(self._workers.left, document["_id"], reason)
+        workers = self._workers
+        reason = self._of_most if workers.says_nothing(document) else workers.too_late(document)
+        if reason or self._left:
+            note(self._left, document["_id"], reason)
         return not reason
 
 
