@@ -123,7 +123,9 @@ class Packed(Room):
         return Budget(self._packer, self._typical, self._horizon, ahead=share, now=self._monotonic())
 
     def _make_choice(self) -> _Fitting:
-        self._choice = _Fitting(self, self._budget(self._may_wait()), self._fields, self.left)
+        was_wasteful = self._choice is None or self._choice.refused > 0
+        budget = self._budget(self._may_wait())
+        self._choice = _Fitting(self, budget, self._fields, self.left, surplus=2 if was_wasteful else 1)
         return self._choice
 
     def note_full(self) -> None:
@@ -135,14 +137,15 @@ class Packed(Room):
     @override
     def put(self, tokens: Sequence[Token]) -> Sequence[tuple[Token, str]]:
         refused = [(token, reason) for token in tokens if (reason := self._add(token))]
-        if self._choice is not None and len(tokens) < self._choice.taken:
+        if self._choice is not None and len(tokens) < len(self._choice.taken):
             self._full_until = -math.inf  # others were faster, so there is room still
         self._packed.start()
         return refused
 
     def _add(self, token: Token) -> str:
         """Have a token wait; why it cannot, else ""."""
-        request = self._fields.read(token.peek())
+        known = None if self._choice is None else self._choice.taken.get(token.id)
+        request = self._fields.read(token.peek()) if known is None else known
         if isinstance(request, Refused):
             return request.reason
         reason = self._packer.inventory.never_fits(request)
@@ -235,23 +238,30 @@ class PackedStock(Stock):
 class _Fitting:
     """Takes what fits; see claims.Choice."""
 
-    surplus = 2
-
-    def __init__(self, room: Packed, budget: Budget, fields: RequestFields, left: Left | None) -> None:
+    def __init__(self, room: Packed, budget: Budget, fields: RequestFields, left: Left, *, surplus: int) -> None:
+        self.surplus = surplus
         self._room = room
         self._budget = budget
         self._fields = fields
         self._left = left
-        self.taken = 0
+        self.taken: dict[str, Request] = {}
+        """What those ask that were taken, by id."""
+        self.refused = 0
         self.is_full = False
 
     def takes(self, document: Mapping[str, Any]) -> bool:
         """Whether a candidate is to be claimed."""
-        answer = self._budget.judge(self._fields.read(document))
+        request, token_id = self._fields.read(document), document["_id"]
+        answer = self._budget.judge(request)
+        if answer.admission is Admission.TAKES:
+            assert isinstance(request, Request)  # noqa: S101 - for the type checker: what is refused is not taken
+            self.taken[token_id] = request
+            note(self._left, token_id, "")
+            return True
+        self.refused += 1
         if answer.admission is Admission.NOT_NOW:
             self.is_full = True
             self._room.note_full()
-            return False
-        note(self._left, document["_id"], answer.reason)
-        self.taken += answer.admission is Admission.TAKES
-        return answer.admission is Admission.TAKES
+        else:
+            note(self._left, token_id, answer.reason)
+        return False
