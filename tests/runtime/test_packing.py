@@ -108,6 +108,26 @@ def test_never_more_is_out_than_there_is_and_all_is_worked(seed: int) -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_whenever_it_is_cut_nothing_stays_claimed_and_nothing_is_out(seed: int) -> None:
+    async def main() -> None:
+        dice = Random(seed)
+        client = FarClient(Faults(), now=unix_time)
+        await client.upload(
+            [{"_id": f"t{n}", "cores": dice.randrange(1, 5), "seconds": dice.random() / 5} for n in range(60)]
+        )
+        node = Node(cores=4)
+        with anyio.move_on_after(dice.random() * 2):
+            await work(client, node, resources="cores=4", claim_ahead=dice.choice([None, 8]))
+        assert not node.cores
+        assert "locked" not in await states(client)
+        report = await work(client, node, resources="cores=4")
+        assert report.reason == "no more tokens"
+        assert await states(client) == {"done": 60}
+
+    run_virtual(main)
+
+
 @virtual
 async def test_two_pilots_that_pack_work_every_token_once() -> None:
     client = await pool_of(*({"_id": f"t{n}", "cores": 1 + n % 2, "seconds": 0.1} for n in range(60)))
