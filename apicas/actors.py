@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from typing_extensions import TypedDict, Unpack
 
+from apicas._runtime.choices import ExecutorChoice, ExecutorName, check_executor
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
 from apicas._runtime.keeper import OnLostContact
@@ -62,7 +63,7 @@ class RunKeywords(TypedDict, total=False):
     claim_ahead: int | None
     on_progress: Callable[[Report], None] | None
     handle_signals: bool
-    executor: Literal["auto", "process"]
+    executor: ExecutorChoice
     on_lost_contact: OnLostContact
 
 
@@ -89,6 +90,13 @@ class RunActor:
         recorded in it, and it is tried again up to max_scrub times.
         """
         raise NotImplementedError(f"{type(self).__name__} has no process_token")
+
+    executor: ExecutorName = "auto"
+    """Where tokens are worked, unless `run(executor=)` says: "auto", or "process" for a process of its own for each."""
+
+    def choose_executor(self, token: Token) -> ExecutorName:  # noqa: ARG002 - those who override it need it
+        """Where a token is worked; the same for all, unless it is overridden. Runs on the loop: it must not block."""
+        return self.executor
 
     def prepare_env(self) -> Any:
         """Once, before the first token is claimed."""
@@ -186,8 +194,14 @@ def _work_of(actor: RunActor, workers: int) -> Work:
         cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
         prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
         cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
+        executor=own("choose_executor") or _checked(actor.executor),
         remake=partial(_work_of, actor, 1),
     )
+
+
+def _checked(executor: ExecutorName) -> ExecutorName:
+    check_executor(executor)
+    return executor
 
 
 def _work_of_function(function: Callable[..., Any], workers: int) -> Work:

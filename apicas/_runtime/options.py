@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.keeper import OnLostContact
 from apicas._runtime.reports import Report
 from apicas.exceptions import ConfigError
@@ -48,7 +49,8 @@ class RunOptions:
         on_progress: called a few times a second with a Report so far.
         handle_signals: drain on SIGTERM, SIGINT and SIGUSR1; only in the main thread, and only over default handlers.
         executor: "auto" for a process of its own for each token under which a pilot vanished; "process" for one for
-            every token, as work needs it that may take its process down, or holds the interpreter for long.
+            every token, as work needs it that may take its process down, or holds the interpreter for long; a function
+            of the token that says one of them. None for the actor's, which is "auto" unless it says otherwise.
         on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease;
             "continue" to go on. None for the iterator's, which goes on unless it was told otherwise.
     """
@@ -72,7 +74,7 @@ class RunOptions:
     claim_ahead: int | None = None
     on_progress: Callable[[Report], None] | None = None
     handle_signals: bool = False
-    executor: Literal["auto", "process"] = "auto"
+    executor: ExecutorChoice | None = None
     on_lost_contact: OnLostContact | None = None
 
     @property
@@ -81,8 +83,8 @@ class RunOptions:
         return self.grace + END_MARGIN if self.end_margin is None else self.end_margin
 
     def __post_init__(self) -> None:
-        if self.executor not in {"auto", "process"}:
-            raise ConfigError(f"executor is auto or process, not {self.executor!r}")
+        if self.executor is not None and not callable(self.executor):
+            check_executor(self.executor)
         if self.workers is not None and self.resources is not None:
             raise ConfigError("workers and resources both say how many tokens are worked at once: give one of them")
         for name in ("workers", "max_tokens", "max_token_memory"):

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
+from apicas._runtime.choices import ExecutorChoice
 from apicas._runtime.committer import Ending
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
@@ -212,7 +213,7 @@ class Pilot:
             ExecutorOptions(
                 max_token_time=self._options.max_token_time,
                 cleanup_time=self._options.grace,
-                always_isolate=self._options.executor == "process",
+                executor=self._executor_choice,
             ),
             self._processes,
         )
@@ -238,9 +239,13 @@ class Pilot:
         )
         isolation.snapshot()
         self._keeper.claimer.isolates = isolation.unfit is None
-        if isolation.unfit is not None and self._options.executor == "process":
+        if isolation.unfit is not None and self._executor_choice == "process":
             raise ConfigError(f"executor is process, but the work cannot be sent to one: {isolation.unfit}")
         return isolation
+
+    @property
+    def _executor_choice(self) -> ExecutorChoice:
+        return self._work.executor if self._options.executor is None else self._options.executor
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
         if self._work.cleanup_env is not None:

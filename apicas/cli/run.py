@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from apicas.cli.commands import Command
-from apicas.cli.parameters import OutboxOption, PoolOption, seconds
+from apicas.cli.parameters import OutboxOption, PoolOption, seconds, size
 from apicas.exceptions import ConfigError
 
 EPILOG = """\b
@@ -107,13 +107,24 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     retry_delay: Annotated[
         str, typer.Option(metavar="TIME", help="Wait before a failed token is tried again; doubles each time.")
     ] = "1s",
+    max_token_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Most memory for one token's commands, or worker process.", show_default="no limit"
+        ),
+    ] = None,
     executor: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="auto|process",
             help="process: each token in a process of its own; auto: only those that may have killed a pilot.",
+            show_default="auto, if the actor says nothing else",
         ),
-    ] = "auto",
+    ] = None,
+    executor_field: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="The field in which a token says it: auto or process.", show_default=False),
+    ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(metavar="VIEW", help="Claim from this view; several, the most urgent first.", show_default="todo"),
@@ -153,6 +164,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     ] = 0,
 ) -> None:
     """Run a pilot: claim tokens and work them, until there are no more."""
+    from apicas._runtime.choices import FieldChoice
     from apicas._runtime.options import RunOptions
     from apicas._runtime.survey import check
     from apicas.cli import logs
@@ -173,7 +185,8 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         max_tokens=max_tokens,
         max_scrub=max_scrub,
         retry_delay=seconds(retry_delay, "--retry-delay"),
-        executor=cast("Any", executor),
+        max_token_memory=size(max_token_memory, "--max-token-memory"),
+        executor=cast("Any", FieldChoice(executor_field, executor or "auto") if executor_field else executor),
         on_lost_contact=cast("Any", on_lost_contact),
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,

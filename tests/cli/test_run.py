@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,32 @@ def test_a_command(apicas: Program) -> None:
             return [await client.get_attachment(row.id or "", "stdout.txt") for row in await client.view("done")]
 
     assert sorted(asyncio.run(read())) == [b"--workers 0\n", b"--workers 1\n", b"--workers 2\n"]
+
+
+def test_tokens_say_themselves_where_they_run(apicas: Program) -> None:
+    apicas.write("work.py", "import os\ndef work(token):\n    return os.getpid()\n")
+    lines = '{"_id": "a", "how": "auto"}\n{"_id": "b", "how": "process"}\n{"_id": "c"}\n{"_id": "d", "how": "gpu"}\n'
+    assert apicas("push", "--format", "jsonl", stdin=lines).code == 0
+    result = apicas("run", "work.py:work", "--executor-field", "how")
+    assert result.out.startswith("3 done, 1 failed"), result.err
+    assert "token d: " in result.err
+    assert "executor is auto or process, not 'gpu'" in result.err
+
+    async def read() -> list[object]:
+        async with library.connect(f"sqlite:///{apicas.directory}/apicas.db") as client:
+            return [(await client.fetch(name))["output"] for name in "abc"]
+
+    here, apart, unsaid = asyncio.run(read())
+    assert here == unsaid != apart
+
+
+def test_what_a_command_takes_too_much_of_memory_ends_it(apicas: Program) -> None:
+    push(apicas)
+    eats = f"{sys.executable} -c 'x = bytearray(200_000_000); import time; time.sleep(60)'"
+    result = apicas("run", "--max-token-memory", "100M", "--max-tokens", "1", "--shell", "--", eats)
+    assert result.out.startswith("0 done, 1 failed"), result.err
+    assert "limit 0.10 GB" in result.err
+    assert apicas("run", "--max-token-memory", "much", "work:plain").code == 2
 
 
 def test_a_command_gets_what_its_token_asks_for(apicas: Program) -> None:

@@ -279,3 +279,27 @@ async def signals_itself(token: Token) -> None:
     """Get what the batch system sends to the whole job."""
     os.kill(os.getpid(), signal.SIGUSR1)
     await asyncio.sleep(0)
+
+
+async def where(token: Token) -> int:
+    """The process that works it."""
+    return os.getpid()
+
+
+class Apart(apicas.RunActor):
+    """Every token in a process of its own: the actor says so itself."""
+
+    executor = "process"
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()
+
+
+class Choosy(apicas.RunActor):
+    """Says it of each token."""
+
+    def choose_executor(self, token: Token) -> Any:
+        return token["how"]
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()
