@@ -178,7 +178,7 @@ async def find_inventory(
 async def _packed(options: RunOptions, surroundings: Surroundings, horizon: Horizon) -> Room:
     from apicas._runtime.packing import Packed  # noqa: PLC0415
 
-    inventory = await find_inventory(options, surroundings, say=log.info)
+    inventory = await find_inventory(options, surroundings, say=log.warning)
     return Packed(inventory, request_fields(options), horizon, options.claim_ahead)
 
 

@@ -113,7 +113,7 @@ def test_job_id_walltime_and_cores_arrive(slurm: Slurm, pool: Pool) -> None:
         found = re.search(r"the batch job ends .* in 0:0(\d):\d\d \((scontrol|\$SLURM_JOB_END_TIME)", log)
         assert found is not None, log
         assert int(found[1]) in {8, 9}
-        assert "1 core" in log
+        assert "tokens share 1 core ($SLURM_CPUS_PER_TASK)" in log
 
 
 def started(pool: Pool, *names: str) -> str:
