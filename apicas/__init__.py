@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apicas._runtime.pilot import Report, RunOptions
+    from apicas._runtime.options import RunOptions
     from apicas._runtime.process import CommandResult, run_command
+    from apicas._runtime.reports import Report
     from apicas.actors import RunActor, run
     from apicas.clients.connect import connect
     from apicas.clients.couch import CouchClient
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "_runtime.pilot": ("Report", "RunOptions"),
+    "_runtime.options": ("RunOptions",),
     "_runtime.process": ("CommandResult", "run_command"),
+    "_runtime.reports": ("Report",),
     "actors": ("RunActor", "run"),
     "clients.connect": ("connect",),
     "clients.couch": ("CouchClient",),

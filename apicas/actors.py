@@ -19,15 +19,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from typing_extensions import TypedDict, Unpack
 
+from apicas._runtime.choices import ExecutorChoice, ExecutorName, check_executor
 from apicas._runtime.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
 from apicas._runtime.keeper import OnLostContact
-from apicas._runtime.pilot import Pilot, Report, RunOptions
+from apicas._runtime.options import Amounts, RunOptions
+from apicas._runtime.pilot import Pilot
+from apicas._runtime.reports import Report
 from apicas._runtime.signals import SignalLadder
+from apicas._runtime.survey import make_room
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError
@@ -40,6 +44,12 @@ class RunKeywords(TypedDict, total=False):
     """The fields of RunOptions, as keywords; and max_tasks, PiCaS's name for max_tokens."""
 
     workers: int | None
+    resources: Amounts | None
+    request: Amounts | None
+    request_fields: str | Mapping[str, str] | None
+    pin: bool | None
+    walltime: float | str | None
+    end_margin: float | None
     max_token_time: float | None
     max_token_memory: int | None
     max_total_time: float | None
@@ -53,7 +63,7 @@ class RunKeywords(TypedDict, total=False):
     claim_ahead: int | None
     on_progress: Callable[[Report], None] | None
     handle_signals: bool
-    executor: Literal["auto", "process"]
+    executor: ExecutorChoice
     on_lost_contact: OnLostContact
     logs: str | os.PathLike[str] | None
 
@@ -82,6 +92,13 @@ class RunActor:
         """
         raise NotImplementedError(f"{type(self).__name__} has no process_token")
 
+    executor: ExecutorName = "auto"
+    """Where tokens are worked, unless `run(executor=)` says: "auto", or "process" for a process of its own for each."""
+
+    def choose_executor(self, token: Token) -> ExecutorName:  # noqa: ARG002 - those who override it need it
+        """Where a token is worked; the same for all, unless it is overridden. Runs on the loop: it must not block."""
+        return self.executor
+
     def prepare_env(self) -> Any:
         """Once, before the first token is claimed."""
 
@@ -98,9 +115,10 @@ class RunActor:
         """Work tokens until there are no more, or a stop criterion is met.
 
         Args:
-            options: the fields of RunOptions: workers, max_token_time, max_total_time, max_tokens, max_scrub,
-                retry_delay, stop_function, stop_arguments, grace, claim_ahead, on_progress, handle_signals,
-                executor, on_lost_contact, logs. As in PiCaS, keywords that are none of these go to stop_function.
+            options: the fields of RunOptions: workers, resources, request, request_fields, pin, walltime, end_margin,
+                max_token_time, max_token_memory, max_total_time, max_tokens, max_scrub, retry_delay, stop_function,
+                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact, logs.
+                As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:
             What was done.
@@ -139,8 +157,8 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
     """
     if _is_being_imported():
         raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
-    workers = options.workers or usable_cores()
-    pilot = Pilot(iterator, make_work(workers), options, workers)
+    room = await make_room(options, options.workers or usable_cores())
+    pilot = Pilot(iterator, make_work(room.workers), options, room)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
         report = await pilot.run()
@@ -177,8 +195,14 @@ def _work_of(actor: RunActor, workers: int) -> Work:
         cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
         prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
         cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
+        executor=own("choose_executor") or _checked(actor.executor),
         remake=partial(_work_of, actor, 1),
     )
+
+
+def _checked(executor: ExecutorName) -> ExecutorName:
+    check_executor(executor)
+    return executor
 
 
 def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
@@ -201,7 +225,7 @@ async def run(
 ) -> Report:
     """Work the tokens of a pool with a function or an actor.
 
-    Drains on SIGTERM and SIGINT if this is the main thread and nobody else handles them.
+    Drains on SIGTERM, SIGINT and SIGUSR1 if this is the main thread and nobody else handles them.
 
     Args:
         work: a function of the token, async or plain; or a RunActor class, which is called with the iterator.

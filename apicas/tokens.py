@@ -14,13 +14,16 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Generic, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, cast
 
 from typing_extensions import TypeVar
 
 from apicas._documents import Document, check_attachment_name, decode, encode
 from apicas._javascript import equals_number, greater_than, has_string, parse_int, to_number
 from apicas.exceptions import TransitionError
+
+if TYPE_CHECKING:
+    from apicas._node.inventory import Allocation
 
 Model = TypeVar("Model", default=Any)
 
@@ -276,7 +279,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
             anything in it can be changed.
     """
 
-    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared")
+    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared", "allocation")
 
     def __init__(
         self, document: Document, keeper: Keeper | None = None, lease: Any = None, *, shared: bool = False
@@ -285,6 +288,9 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         self._shared: dict[str, Document] | None = {} if shared else None
         self._keeper = keeper
         self._lease = lease
+        self.allocation: Allocation | None = None
+        """What it was given of the node while it is worked: `cores`, `gpus`, `memory`, `of(name)`; None in a pilot that
+        does not pack. The pilot sets it."""
         # What was claimed stays known whatever the user writes into the mapping.
         self._claimed_id: str | None = None if keeper is None else document["_id"]
 

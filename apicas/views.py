@@ -184,15 +184,25 @@ class Comparison(Condition):
 
     @override
     def sql(self, body: str) -> SQL:
-        path = "$" + "".join(f".{json.dumps(key, ensure_ascii=False)}" for key in self.path)
         types = {"string": "'text'", "number": "'integer', 'real'", "boolean": "'true', 'false'"}[
             _json_type(self.value)
         ]
-        found = f"json_extract({body}, ?)"
-        if _json_type(self.value) == "number":
-            found = f"CAST({found} AS REAL)"
+        number = _json_type(self.value) == "number"
         comparison = "=" if self.operator == "==" else self.operator
-        return f"(json_type({body}, ?) IN ({types}) AND {found} {comparison} ?)", [path, path, _comparable(self.value)]
+        wanted = _comparable(self.value)
+        if any('"' in key for key in self.path):
+            return self._step_by_step(body, types, f"{_real('atom', number)} {comparison} ?", wanted)
+        path = "$" + "".join(f".{json.dumps(key, ensure_ascii=False)}" for key in self.path)
+        found = _real(f"json_extract({body}, ?)", number)
+        return f"(json_type({body}, ?) IN ({types}) AND {found} {comparison} ?)", [path, path, wanted]
+
+    def _step_by_step(self, body: str, types: str, comparison: str, wanted: Any) -> SQL:
+        """The same without a path: older SQLite finds no name with a quotation mark by one."""
+        inside = body
+        for _ in self.path[1:]:
+            inside = f"(SELECT value FROM json_each({inside}) WHERE key = ? AND type = 'object')"  # noqa: S608 - no text of a user
+        condition = f"key = ? AND type IN ({types}) AND {comparison}"
+        return f"EXISTS (SELECT 1 FROM json_each({inside}) WHERE {condition})", [*self.path, wanted]  # noqa: S608
 
     @override
     def to_json(self) -> Any:
@@ -392,6 +402,10 @@ def _check_scalar(value: Any) -> None:
 def _is_text(value: Any) -> bool:
     """Whether a value is a string that every store can look for."""
     return isinstance(value, str) and not _UNSEARCHABLE.search(value)
+
+
+def _real(expression: str, number: bool) -> str:
+    return f"CAST({expression} AS REAL)" if number else expression
 
 
 def _comparable(value: Any) -> Any:

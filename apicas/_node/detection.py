@@ -78,4 +78,4 @@ def parse_given(texts: Iterable[str]) -> dict[str, int]:
 
 def _warn_of_more(surroundings: Surroundings, name: str, number: int, found: Found[int] | None) -> None:
     if found is not None and number > found.value:
-        surroundings.warn(f"{name}: {number} were given, but {found.origin} says {found.value}")
+        surroundings.warn(f"{name}: {number} were given, and {found.value} found ({found.origin})")

@@ -50,7 +50,9 @@ class Durations:
 
     def _add(self, kind: str, seconds: float) -> None:
         self._estimates.pop(kind, None)
-        self._recent.setdefault(kind, deque(maxlen=RECENT)).append(seconds)
+        if kind not in self._recent:
+            self._recent[kind] = deque(maxlen=RECENT)
+        self._recent[kind].append(seconds)
         self._recent.move_to_end(kind)
         if len(self._recent) > MAX_KINDS:
             forgotten, _ = self._recent.popitem(last=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from apicas._node.names import CORES, CUDA, GPUS, in_words
+from apicas._node.names import CORES, CUDA, GPUS, MEMORY, in_words
 from apicas._node.placement import choose_cores
 from apicas._node.requests import Amounts, Request
 
@@ -46,6 +46,15 @@ class Allocation:
     gpus: tuple[str, ...] = ()
     is_pinned: bool = False
     gpu_variable: str = ""
+
+    def of(self, name: str) -> int:
+        """How much it has of one resource."""
+        return next((number for one, number in self.amounts if one == name), 0)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory; 0 where the token asked for none."""
+        return self.of(MEMORY)
 
     def variables(self) -> dict[str, str]:
         """The environment variables that keep a command to what it was given; on a node with GPUs, also to no GPU."""
@@ -108,6 +117,11 @@ class Inventory:
     def free(self) -> Mapping[str, int]:
         """How much nobody has."""
         return self._free
+
+    @property
+    def pins(self) -> bool:
+        """Whether tokens are to be pinned to their cores."""
+        return self._are_ours
 
     def fits(self, request: Request) -> bool:
         """Whether there is enough free."""

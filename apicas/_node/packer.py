@@ -160,13 +160,14 @@ class Packer(Generic[K]):
             started.append(self._started(one, now))
         return started
 
-    def end(self, key: K, now: float, *, by_itself: bool = True) -> None:
+    def end(self, key: K, now: float, *, by_itself: bool | None = True) -> None:
         """Take back what a running token had.
 
         Args:
             key: names it.
             now: the time.
-            by_itself: whether it was done, and took as long as such tokens take; else it was cut, or failed early.
+            by_itself: whether it was done, and took as long as such tokens take; False if it was cut, and takes longer;
+                None if its time tells nothing: it failed, or was never begun.
 
         Raises:
             KeyError: it does not run.
@@ -175,7 +176,8 @@ class Packer(Generic[K]):
         self.inventory.give_back(one.allocation)
         if self._reservation is not None:
             self._reservation[1].ended(key)
-        (self.durations.ended if by_itself else self.durations.cut)(one.request.kind, now - one.since)
+        if by_itself is not None:
+            (self.durations.ended if by_itself else self.durations.cut)(one.request.kind, now - one.since)
 
     def _next(self, now: float) -> _Waiting[K] | None:
         """The token that starts next, if any does."""

@@ -101,11 +101,11 @@ class RequestFields:
         return Request(amounts=amounts_of(numbers), seconds=seconds, kind=self._kind(document))
 
     def _in_fields(self, document: Mapping[str, Any]) -> dict[str, int]:
-        found = ((name, path, _at(document, path)) for name, path in self.fields.items())
+        found = ((name, path, field_at(document, path)) for name, path in self.fields.items())
         return {name: _number(name, path, value) for name, path, value in found if not _is_unsaid(value)}
 
     def _in_resources(self, document: Mapping[str, Any]) -> dict[str, int]:
-        further = _at(document, self.resources) if self.resources else None
+        further = field_at(document, self.resources) if self.resources else None
         if _is_unsaid(further):
             return {}
         if not isinstance(further, Mapping) or len(further) > MAX_NAMES or not all(map(is_resource_name, further)):
@@ -117,14 +117,14 @@ class RequestFields:
         }
 
     def _seconds(self, document: Mapping[str, Any]) -> float | None:
-        value = _at(document, self.time) if self.time else None
+        value = field_at(document, self.time) if self.time else None
         if _is_unsaid(value):
             return self.default_time
         seconds = _understood(seconds_of, self.time, value)
         return None if math.isinf(seconds) else seconds
 
     def _kind(self, document: Mapping[str, Any]) -> str:
-        value = _at(document, self.kind) if self.kind else None
+        value = field_at(document, self.kind) if self.kind else None
         if _is_unsaid(value):
             return self.default_kind
         return value[:MAX_KIND] if isinstance(value, str) else shown(value)[:MAX_KIND]
@@ -134,7 +134,7 @@ class _NotUnderstood(Exception):  # noqa: N818 - it never leaves this module
     pass
 
 
-def _at(document: Mapping[str, Any], path: str) -> Any:
+def field_at(document: Mapping[str, Any], path: str) -> Any:
     """What is at a path; None where there is nothing. A field whose name has dots is found too."""
     if path in document:
         return document[path]

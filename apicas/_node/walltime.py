@@ -65,11 +65,13 @@ async def find_end(
     """
     now = time.time() if now is None else now
     if flag is not None:
-        return _of_flag(flag, now)
+        return of_flag(flag, now)
     variables = surroundings.variables
     end = surroundings.variable("SLURM_JOB_END_TIME", _unix_seconds)
-    if end is not None:
+    if end is not None and end > now:
         return Found(end, "$SLURM_JOB_END_TIME")
+    if end is not None:  # we are there still: the job was prolonged, or the variable is another job's
+        surroundings.warn("$SLURM_JOB_END_TIME is in the past, and not used")
     job = variables.get("SLURM_JOB_ID") or variables.get("SLURM_JOBID")
     if job:
         return await _asked(surroundings, ["scontrol", "show", "job", "-o", job], of_scontrol, ask)
@@ -113,11 +115,18 @@ def of_qstat(text: str) -> float | None:
     return None if math.isinf(end) else end
 
 
-def _of_flag(flag: str | float, now: float) -> Found[float] | None:
+def of_flag(flag: str | float, now: float) -> Found[float] | None:
+    """The end that a user gives; None for no end.
+
+    Raises:
+        ConfigError: the flag is no time.
+    """
     try:
         seconds = seconds_of(flag)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"walltime: {error}") from None
+    if not seconds:  # in Slurm it stands for no limit
+        raise ConfigError("walltime: 0 leaves no time for anything; UNLIMITED stands for no end")
     return None if math.isinf(seconds) else Found(now + seconds, "given")
 
 

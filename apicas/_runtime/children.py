@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from signal import SIGPIPE, SIGXFSZ
 from typing import Any, Final, TypeAlias
 
-Environment: TypeAlias = "Mapping[str, str] | Mapping[bytes, bytes] | None"
-"""The whole environment of a process; None for ours."""
+from apicas._runtime.allotment import Environment, on_cores
 
 LOOK_AGE: Final = 0.02
 """Seconds that a look at our own descriptors is good for: starting a thousand processes a second must not cost as many
@@ -40,12 +39,14 @@ class Start:
         cwd: its directory; None for ours.
         environment: its whole environment; None for ours.
         takes_input: whether its standard input is a pipe, and not /dev/null.
+        cores: the CPUs that it is kept to, from its first instruction on; none for all of ours.
     """
 
     arguments: Sequence[str | os.PathLike[str]]
     cwd: str | os.PathLike[str] | None = None
     environment: Environment = None
     takes_input: bool = False
+    cores: tuple[int, ...] = ()
 
     @property
     def can_be_spawned(self) -> bool:
@@ -147,7 +148,8 @@ def start_child(start: Start) -> Child:
             stdin = theirs[2]
         # The pipes would get in the way of each other where a standard stream of ours is closed.
         by_spawn = min(theirs) >= _FIRST_OTHER and start.can_be_spawned
-        pid = (_spawn if by_spawn else _popen)(start, (stdin, theirs[0], theirs[1]))
+        with on_cores(start.cores):
+            pid = (_spawn if by_spawn else _popen)(start, (stdin, theirs[0], theirs[1]))
     except BaseException:
         close(*ours)
         raise

@@ -7,14 +7,16 @@ locked in one bulk, and the rows that were written kept. A row that lost its rac
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from apicas._documents import Document
 from apicas._runtime.branches import Disowned
 from apicas._runtime.environment import Environment
 from apicas._runtime.leases import Lease, Leases
-from apicas.clients.port import Client, SaveResult, SaveStatus, ViewQuery
+from apicas.clients.port import MISSING, Client, SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import TransitionError
 from apicas.modifiers import Claim, TokenModifier
 from apicas.policies import (
@@ -39,6 +41,26 @@ MAX_UNWRITABLE = 1000
 """Tokens remembered because the store does not take them back; more means that something else is wrong."""
 MAX_LOOKS = 3
 """How often a claim without a clear answer is looked for, and written again."""
+FIRST_PAGE = 256
+"""Rows of the first page where a view is read on, since a sample had nothing that fits; each page is twice the last."""
+ROUND_SHARE = 0.05
+"""What reading a whole view may take of a pilot's time, if nothing in it fits here: others wait for the store."""
+
+
+class Choice(Protocol):
+    """Which candidates one claim takes: made for it, and asked about one after the other."""
+
+    surplus: int
+    """How many times as many candidates to look at as are wanted: 1 where nearly all are taken."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one was left that may be taken later: there is enough of its kind for now."""
+        ...
+
+    def takes(self, document: Mapping[str, Any]) -> bool:
+        """Whether a candidate is to be claimed."""
+        ...
 
 
 @dataclass(slots=True)
@@ -97,6 +119,9 @@ class Claimer:
         """Claims of ours that the store may have, though it did not say so plainly: they are not ours."""
         self.in_order = False
         """Whether the first tokens of a view are claimed, by its keys, and not just any."""
+        self.choose: Callable[[], Choice] | None = None
+        """Makes the choice of a claim; None where every token is welcome."""
+        self._rounds: dict[str, _Round] = {}
         self.isolates = False
         """Whether suspects are run in processes of their own: a claim says so."""
         self.notice_split: Callable[[], None] = lambda: None
@@ -112,13 +137,19 @@ class Claimer:
         """
         began = self._environment.monotonic()
         wanted = self._client.portion(view, min(wanted, self._portion.size))
-        found = await (self._first(view, wanted) if self.in_order else self._any(view, wanted))
+        found = await self._look_for(view, wanted)
         claimed = found.claimed
         if found.documents:
             await self._lock(found.documents, claimed)
             self._spread = self._spread.after(len(claimed.leases), claimed.lost)
             self._portion = self._portion.after(wanted, claimed.lost, self._environment.monotonic() - began)
         return claimed
+
+    async def _look_for(self, view: str, wanted: int) -> _Found:
+        """Find candidates."""
+        if self.choose is not None:
+            return await self._fitting(view, wanted, self.choose())
+        return await (self._first(view, wanted) if self.in_order else self._any(view, wanted))
 
     async def _any(self, view: str, wanted: int) -> _Found:
         """Look at documents from a random place on."""
@@ -139,7 +170,10 @@ class Claimer:
         del found.documents[wanted:]
         return found
 
-    def _claimable(self, documents: Sequence[Document]) -> _Found:
+    def _claimable(
+        self, documents: Sequence[Document], choice: Choice | None = None, most: int | None = None
+    ) -> _Found:
+        """What may be claimed of some documents: of a choice, the first that it takes, at most so many."""
         now = self._client.time()
         claimed = Claimed(listed=len(documents))
         found = _Found(claimed)
@@ -151,7 +185,15 @@ class Claimer:
                 self._note_later(claimed, now + self._times.sweep)
                 self.notice_split()
             elif may_claim(document, now):
-                found.documents.append(document)
+                if choice is None:
+                    found.documents.append(document)
+                    continue
+                if choice.takes(document):
+                    found.documents.append(document)
+                else:
+                    claimed.listed -= 1
+                if len(found.documents) == most:
+                    break
             elif state_of(document) is TokenState.TODO:
                 self._note_later(claimed, not_before(document))
         claimed.claimable = len(found.documents)
@@ -161,23 +203,78 @@ class Claimer:
     def _note_later(claimed: Claimed, later: float) -> None:
         claimed.next_at = later if claimed.next_at is None else min(claimed.next_at, later)
 
-    async def _scan(self, view: str, wanted: int, size: int) -> _Found:
+    async def _scan(self, view: str, wanted: int, size: int, choice: Choice | None = None) -> _Found:
         """Read a view from its beginning until enough is found: past those that wait for their time, or are taken."""
         total = _Found(Claimed())
-        async for documents in self._pages(view, size):
-            total.add(self._claimable(documents))
-            if len(total.documents) >= wanted:
+        async for page in self._pages(view, size):
+            most = None if choice is None else wanted - len(total.documents)
+            total.add(self._claimable(page.documents, choice, most))
+            if len(total.documents) >= wanted or (choice is not None and choice.is_full):
                 break
         return total
 
-    async def _pages(self, view: str, size: int) -> AsyncIterator[list[Document]]:
-        query = ViewQuery(limit=size, include_docs=True, reduce=False)
+    async def _fitting(self, view: str, wanted: int, choice: Choice) -> _Found:
+        """Look for what fits: in a sample, and from row to row where all of that is left to others."""
+        if self.in_order:
+            return await self._scan(view, wanted, with_slack(wanted), choice)
+        limit = wanted if choice.surplus == 1 else with_slack(choice.surplus * wanted)
+        place, window = self._environment.rng.random(), window_size(limit, self._spread.factor)
+        documents = await self._client.sample(view, limit, place, window=window, fresh=True)
+        found = self._claimable(documents, choice, wanted)
+        if not found.documents and not choice.is_full and len(documents) >= limit:
+            await self._read_on(view, wanted, choice, found)
+        return found
+
+    async def _read_on(self, view: str, wanted: int, choice: Choice, found: _Found) -> None:
+        """Read a view from where this has ended the last time, past its end and from its beginning, until enough fits.
+
+        A view that was read from its beginning to its end, and has nothing, rests. That may take several calls.
+        """
+        began, round_ = self._environment.monotonic(), self._rounds.setdefault(view, _Round())
+        if began < round_.rests_until:
+            self._note_later(found.claimed, self._client.time() + round_.rests_until - began)
+            return
+        is_at_end = await self._read_to_end(view, wanted, choice, found)
+        if is_at_end and not round_.is_whole and not found.documents:
+            is_at_end = await self._read_to_end(view, wanted, choice, found)
+        now = self._environment.monotonic()
+        round_.seconds += now - began
+        if is_at_end and round_.is_whole:
+            round_.rests_until = now + round_.seconds / ROUND_SHARE
+
+    async def _read_to_end(self, view: str, wanted: int, choice: Choice, found: _Found) -> bool:
+        """Read on; answers whether the end of the view was reached, with less than was wanted."""
+        round_ = self._rounds[view]
+        start = round_.start
+        if start is MISSING:
+            round_.is_whole, round_.seconds = True, 0.0
+        async for page in self._pages(view, FIRST_PAGE, round_.start):
+            round_.start = page.start
+            taken = {document["_id"] for document in found.documents}
+            documents = [document for document in page.documents if document["_id"] not in taken]
+            self._environment.rng.shuffle(documents)  # so that pilots keep apart
+            found.add(self._claimable(documents, choice, wanted - len(found.documents)))
+            round_.is_whole &= not found.documents
+            if len(found.documents) >= wanted or choice.is_full:
+                return False
+            if page.is_last:
+                round_.start = MISSING
+                return True
+        if round_.start == start:  # more rows with one key than are read at a time: there is no way past them
+            round_.start = MISSING
+            return True
+        self._note_later(found.claimed, self._client.time())  # there is more
+        return False
+
+    async def _pages(self, view: str, size: int, start: Any = MISSING) -> AsyncIterator[_Page]:
+        query = ViewQuery(limit=size, include_docs=True, reduce=False, start_key=start)
         seen: set[str | None] = set()
         for _ in range(MAX_SCAN_PAGES):
             rows = await self._client.query(view, query)
             new = [row for row in rows if row.id not in seen]
-            yield [row.document for row in new if row.document is not None]
-            if len(rows) < size:
+            is_last = len(rows) < size
+            yield _Page(query.start_key, [row.document for row in new if row.document is not None], is_last)
+            if is_last:
                 return
             seen.update(row.id for row in new)
             # Nobody knows what follows a key, and many rows may share one: the last is asked for again.
@@ -302,6 +399,29 @@ class Claimer:
 def _doubted(result: SaveResult) -> SaveResult:
     """A result after another attempt: a conflict may be with that one."""
     return SaveResult(SaveStatus.UNKNOWN, reason=result.reason) if result.status is SaveStatus.CONFLICT else result
+
+
+@dataclass(slots=True)
+class _Page:
+    """Rows of a view: the key that they begin with, and whether there are no more behind them."""
+
+    start: Any
+    documents: list[Document]
+    is_last: bool
+
+
+@dataclass(slots=True)
+class _Round:
+    """How far a view was read that has much which is left to others."""
+
+    start: Any = MISSING
+    """The key to go on from."""
+    is_whole: bool = False
+    """Whether it has been read from its beginning, and nothing was found yet."""
+    seconds: float = 0.0
+    """What that took so far, in calls that have not come to the end."""
+    rests_until: float = -math.inf
+    """Monotonic seconds: not read again before."""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from typing import Final, Protocol, Self
 
 import anyio
 
+from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import IsolatedProcess, UnfitError
@@ -75,12 +76,12 @@ class ExecutorOptions:
     Args:
         max_token_time: seconds for one token; None for no limit.
         cleanup_time: seconds that cleanup_run may take when the work was ended from outside.
-        always_isolate: whether every token gets a process of its own, and not suspects only.
+        executor: whether every token gets a process of its own, or suspects only; or what says it of each token.
     """
 
     max_token_time: float | None = None
     cleanup_time: float = 20.0
-    always_isolate: bool = False
+    executor: ExecutorChoice = "auto"
 
 
 class Executor:
@@ -100,7 +101,7 @@ class Executor:
         self._keeper = keeper
         self._options = options
         self._processes = processes
-        self._plain = work.cleanup is None and (processes is None or not options.always_isolate)
+        self._plain = work.cleanup is None and (processes is None or options.executor == "auto")
         self._desks: set[Desk] = set()
         self.running = 0
         """How many tokens are being worked."""
@@ -145,10 +146,18 @@ class Executor:
         return self._keeper.begin(token, on_lost)
 
     def pool_for(self, token: Token) -> ProcessPool | None:
-        """The processes of which a token is to have one to itself; None where it runs here."""
-        if self._processes is None or not (self._options.always_isolate or is_suspect(token.peek())):
+        """The processes of which a token is to have one to itself; None where it runs here.
+
+        Raises:
+            Exception: the user's function, which is asked for the executor, did.
+        """
+        if self._processes is None:
             return None
-        return self._processes
+        choice = self._options.executor
+        if callable(choice):
+            choice = choice(token)
+            check_executor(choice)
+        return self._processes if choice == "process" or is_suspect(token.peek()) else None
 
     def runs_plainly(self, token: Token) -> bool:
         """Whether a token runs here, and nothing has to be done once it is cut: then it needs no scope of its own."""
@@ -353,7 +362,10 @@ class Desk:
 
     async def _work_apart(self, token: Token) -> Verdict:
         """Work a token in a scope of its own: there is something to do also when it is cut."""
-        processes = self._executor.pool_for(token)
+        try:
+            processes = self._executor.pool_for(token)
+        except Exception as error:  # noqa: BLE001 - the user's own code, so it is that token's failure
+            return raised(error)
         try:
             if processes is not None:
                 self._target = anyio.CancelScope()

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from apicas._runtime.choices import ExecutorChoice
 from apicas.exceptions import ConfigError
 from apicas.tokens import Token
 
@@ -28,6 +29,8 @@ class Work:
     cleanup_env: Callable[[], Awaitable[Any]] | None = None
     remake: Callable[[], Work] | None = None
     """Makes the same work in another process, where it is sent pickled; None where nobody can."""
+    executor: ExecutorChoice = "auto"
+    """Where it is done, unless the pilot is told otherwise."""
     in_processes: bool = False
     """Whether it is done in processes of its own anyway, as commands are."""
 

@@ -34,6 +34,7 @@ from typing import IO, Any, Final, cast
 from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
+from apicas._runtime.allotment import heard_allocation, in_force
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
@@ -137,6 +138,8 @@ class Place:
             self.say({"unfit": f"{describe(error)}{_where(error)}"})
             return
         self._loop.add_signal_handler(signal.SIGTERM, self._cut)
+        # Batch systems send it to all processes of a job ahead of its end; it is for the pilot.
+        self._loop.add_signal_handler(signal.SIGUSR1, _pass_over)
         self.say({"ready": True})
         while (body := await self._inbox.get()) and not self.cut:
             await self._work_one(work, body)
@@ -150,9 +153,11 @@ class Place:
         lease = RemoteLease(self.say, self._loop, message.get("progress"))
         _tell_commands(message.get("progress"))
         token: Token = Token(message["token"], lease=lease)
+        token.allocation = heard_allocation(message.get("allocation"))
         self._executor = Executor(work, NoLease(), ExecutorOptions(cleanup_time=message["grace"]))
         meter = Meter()
-        verdict = await self._executor.run(token)
+        with in_force(token.allocation):
+            verdict = await self._executor.run(token)
         self._executor = None
         lease.end()
         _flush()  # what it printed must not wait for the end of this process, or be lost in the crash of another token
@@ -263,6 +268,10 @@ def _frame(pilot: IO[bytes]) -> bytes | None:
     except ConnectionResetError:  # it was killed before it had read all that we said
         return None
     return body if len(header) == HEADER_BYTES and len(body) == size else None
+
+
+def _pass_over() -> None:
+    """Do nothing. What the work starts has the default action again, which an ignored signal would not."""
 
 
 def _flush() -> None:

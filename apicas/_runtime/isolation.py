@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGTERM, Signals
+from signal import SIGCONT, SIGKILL, SIGTERM, SIGUSR1, Signals
 from types import FunctionType, MethodType
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
@@ -34,6 +34,7 @@ from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
+from apicas._runtime.allotment import running_allocation, shape_of, told_allocation, with_variables
 from apicas._runtime.children import adopted
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
@@ -141,6 +142,8 @@ class IsolatedProcess:
     def __init__(self, introduction: bytes, store_time: Callable[[], float]) -> None:
         self._store_time = store_time
         self._introduction = introduction
+        self.shape = shape_of(running_allocation.get())
+        """What its libraries took it for that they can use: it is for tokens that are given as much."""
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         ours, theirs = socket.socketpair()
         attempt = running_supervision().attempt()
@@ -180,7 +183,7 @@ class IsolatedProcess:
         answer = await self._receive()
         if answer is None:
             result = await self._ended()
-            if result is None or result.signal in {SIGKILL, SIGTERM}:
+            if result is None or result.signal in {SIGKILL, SIGTERM, SIGUSR1}:
                 raise OSError("a process for it was ended before it was ready")
             return f"{_reason(result)} before it was ready"
         self._is_ready = answer.get("ready") is True
@@ -197,9 +200,10 @@ class IsolatedProcess:
         self._output.begin(token)
         self._running.limit_memory()
         with anyio.move_on_after(TAKE_LIMIT):
+            allocation = told_allocation(token.allocation)
             path = None if token.lease is None else token.lease.progress_path()
-            message = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
-            await self._send(message)
+            order = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
+            await self._send(order if allocation is None else {**order, "allocation": allocation})
             if await self._receive() == TAKEN:
                 return True
         self._is_ready = False
@@ -378,7 +382,7 @@ def _start(connection: int, report: int, streams: tuple[int, int], attempt: Atte
         stdout=streams[0],
         stderr=streams[1],
         pass_fds=(connection, report),
-        env=cast("Any", attempt.marked(None)),
+        env=cast("Any", attempt.marked(with_variables(None))),
         start_new_session=True,
     )
 

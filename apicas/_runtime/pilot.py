@@ -9,40 +9,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from signal import SIGTERM, SIGUSR1
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 
+from apicas._runtime.choices import ExecutorChoice
 from apicas._runtime.committer import Ending
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
-from apicas._runtime.keeper import Keeper, OnLostContact, Tally
+from apicas._runtime.keeper import Keeper, Tally
+from apicas._runtime.options import RunOptions
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
-from apicas._runtime.process import leave_nothing, memory_limit
+from apicas._runtime.process import SIGNAL_BASE, leave_nothing, memory_limit
 from apicas._runtime.processes import ProcessPool
-from apicas._runtime.stock import Stock
-from apicas.exceptions import ConfigError, Release, Retry
-from apicas.policies import CALM_TIME, CLAIM_PORTION, claim_ahead
+from apicas._runtime.reports import Report
+from apicas._runtime.room import Room, Workers
+from apicas.exceptions import CommandError, ConfigError, Release, Retry
+from apicas.policies import CALM_TIME
 from apicas.tokens import Token
+
+__all__ = ["Pilot", "Report", "RunOptions", "TokenSource"]
 
 log = logging.getLogger("apicas")
 
 UNSTARTED_LIMIT = 30.0
 """Seconds after which a token that was claimed ahead, and has not started, is handed back."""
-RATE_TIME = 0.1
-"""Seconds over which the rate is measured at least: within a millisecond all that one claim has brought may end."""
 MAX_UNWRITTEN = 1000
 """Outcomes that wait to be written, or are being written, beyond which nothing is claimed: a store that is behind with
 them would get ever more, and each is kept in memory until then."""
 PROGRESS_INTERVAL = 0.25
 """Seconds between two calls of on_progress."""
+LATE_LOOK: Final = 5.0
+"""Seconds between two looks for tokens that wait, and would no longer be over before the end of the batch job."""
+REFUSED_AFTER: Final = 60.0
+"""Seconds before a token is claimed again that was claimed without a look at what it asks, and can never start here."""
+TOLD_TO_END: Final = frozenset({SIGNAL_BASE + SIGUSR1, SIGNAL_BASE + SIGTERM})
+"""Exit codes of a command that was ended by SIGUSR1 or SIGTERM."""
+SIGNAL_TIME: Final = 1.0
+"""Seconds within which a signal for the whole batch job comes to all its processes: a command may have it first."""
 
 
 class TokenSource(Protocol):
@@ -90,130 +100,21 @@ class TokenSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a pilot runs.
-
-    Args:
-        workers: tokens worked at once; None for the number of cores that this process may use.
-        max_token_time: seconds for one token; what takes longer is a failure.
-        max_token_memory: bytes of memory that the commands of one token, or its worker process, may take together; what
-            takes more is ended, and a failure.
-        max_total_time: seconds after which nothing is claimed any more; what runs is finished.
-        max_tokens: tokens worked before the pilot ends.
-        max_scrub: how many times a failed token is tried again; over that it goes to error. None for the iterator's,
-            which is 0 unless it was given one.
-        retry_delay: seconds before a token that failed is tried again, doubling with each failure, with jitter; 0 for
-            none. None for the iterator's, which is 1 s unless it was given one.
-        stop_function: asked after each token; the pilot ends when it says True. Plain or async.
-        stop_arguments: what it is called with.
-        grace: seconds that running tokens get to finish after a drain was asked for.
-        claim_ahead: most tokens held beyond those being worked; None for the default.
-        on_progress: called a few times a second with a Report so far.
-        handle_signals: drain on SIGTERM and SIGINT; only in the main thread, and only over default handlers.
-        executor: "auto" for a process of its own for each token under which a pilot vanished; "process" for one for
-            every token, as work needs it that may take its process down, or holds the interpreter for long.
-        on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease;
-            "continue" to go on. None for the iterator's, which goes on unless it was told otherwise.
-        logs: a directory for what commands and worker processes print; None to attach it to their tokens.
-    """
-
-    workers: int | None = None
-    max_token_time: float | None = None
-    max_token_memory: int | None = None
-    max_total_time: float | None = None
-    max_tokens: int | None = None
-    max_scrub: int | None = None
-    retry_delay: float | None = None
-    stop_function: Callable[..., Any] | None = None
-    stop_arguments: Mapping[str, Any] = field(default_factory=dict)
-    grace: float = 20.0
-    claim_ahead: int | None = None
-    on_progress: Callable[[Report], None] | None = None
-    handle_signals: bool = False
-    executor: Literal["auto", "process"] = "auto"
-    on_lost_contact: OnLostContact | None = None
-    logs: str | os.PathLike[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.executor not in {"auto", "process"}:
-            raise ConfigError(f"executor is auto or process, not {self.executor!r}")
-        for name in ("workers", "max_tokens", "max_token_memory"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it is at least 1")
-        for name in ("max_token_time", "max_total_time"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value:g} s; it is more than 0")
-        for name in ("max_scrub", "retry_delay", "grace", "claim_ahead"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} is {value:g}; it is not negative")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a pilot did; also what it has done so far."""
-
-    claimed: int = 0
-    done: int = 0
-    failed: int = 0
-    """Ended in error."""
-    scrubbed: int = 0
-    """Failed, and sent back to todo: one that was tried three times counts two here."""
-    crashed: int = 0
-    """Took the process down that they had to themselves, and were sent back to todo."""
-    released: int = 0
-    """Handed back unfinished."""
-    lost: int = 0
-    """Taken by somebody else while it was worked."""
-    running: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-    """Why the pilot ended."""
-    held: int = 0
-    """Held now. At the end, those whose outcome could not be written: their locks go stale by themselves."""
-    waiting: int = 0
-    """Finished results that are in the outbox and not in the pool, at the end: the next pilot writes them."""
-    signals: int = 0
-    """How many signals ended the pilot: 0 if it ended by itself, 1 if it drained, more if it was cut."""
-
-    @property
-    def ended(self) -> int:
-        """Attempts that came to an end of their own: done, failed, scrubbed or crashed."""
-        return self.done + self.failed + self.scrubbed + self.crashed
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The rate of these ends."""
-        return self.ended / self.seconds if self.seconds > 0 else 0.0
-
-    def __str__(self) -> str:
-        counts = ", ".join(
-            f"{number} {name}"
-            for name in ("done", "failed", "scrubbed", "crashed", "released", "lost", "waiting")
-            if (number := getattr(self, name)) or name == "done"
-        )
-        return f"{counts} in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s)"
-
-
 class Pilot:
     """Runs the tokens of an iterator.
 
     Args:
         iterator: claims them; entered here unless it is already.
         work: what is done to each.
-        options: how many, how long.
+        options: how long, and what ends it.
+        room: how many tokens are worked at once, and which; a number of them stands for Workers.
     """
 
-    def __init__(self, iterator: TokenSource, work: Work, options: RunOptions, workers: int) -> None:
+    def __init__(self, iterator: TokenSource, work: Work, options: RunOptions, room: Room | int) -> None:
         self._iterator = iterator
         self._work = work
         self._options = options
-        self._workers = workers
-        self._idle = workers
-        self._stock: Stock
+        self._room: Room = Workers(room, options.claim_ahead) if isinstance(room, int) else room
         self._changed = asyncio.Event()
         self._came_back = anyio.Event()
         self._is_behind = False
@@ -221,20 +122,13 @@ class Pilot:
         self._reason = ""
         self._draining = anyio.Event()
         self._writing = anyio.CancelScope()
-        # What workers were sent and have not begun with, whether it is in the stream or already out of it: a worker
-        # that has been handed a token is no reason to claim another.
-        self._unstarted = 0
-        self._low = math.inf
-        """How many of these are so few that claiming has to look at it."""
         self._mine: dict[int, Token] = {}
         """What was claimed and has not been given back."""
-        self._started = self._ended = 0
+        self._started = 0
         self._asked = 0
         """Tokens that claims under way are to bring."""
         self._is_plenty = False
         """Whether the last claim brought all that it was to bring."""
-        self._rate = 0.0
-        self._rate_of = (0.0, 0)
         self._keeper: Keeper
         self._executor: Executor
         self._processes: ProcessPool | None = None
@@ -263,6 +157,8 @@ class Pilot:
                 leaf = None
             if leaf is not None:
                 raise leaf from leaf.__cause__
+        if self._room.left is not None:
+            self._room.left.say(at_end=True)
         report = self.report()
         if self._options.on_progress is not None:
             self._options.on_progress(report)
@@ -272,16 +168,18 @@ class Pilot:
         async with anyio.create_task_group() as services:
             services.start_soon(self._watch_time)
             services.start_soon(self._watch_grace)
+            if self._room.drains_at < math.inf:
+                services.start_soon(self._watch_end)
             if self._processes is not None:
                 services.start_soon(self._processes.tend)
             if self._options.on_progress is not None:
                 services.start_soon(self._tell_progress)
             async with anyio.create_task_group() as group:
-                for _ in range(self._workers):
+                for _ in range(self._room.workers):
                     group.start_soon(self._work_tokens)
                 with self._feeding:
                     await self._feed()
-                self._stock.close()
+                self._room.stock.close()
             with self._writing:
                 await self._keeper.wait_until_written()
             services.cancel_scope.cancel()
@@ -294,8 +192,9 @@ class Pilot:
             await stack.enter_async_context(self._iterator)
             self._keeper = self._iterator.keeper
         self._begun = self._keeper.environment.monotonic()
-        self._stock = Stock(self._keeper.environment.monotonic)
-        self._rate_of = (self._begun, 0)
+        self._room.open(self._keeper.environment.monotonic)
+        stack.callback(setattr, self._keeper.claimer, "choose", self._keeper.claimer.choose)
+        self._keeper.claimer.choose = self._room.choose
         if self._options.max_scrub is not None:
             self._keeper.limit_scrubs(self._options.max_scrub)
         if self._options.retry_delay is not None:
@@ -316,7 +215,7 @@ class Pilot:
             ExecutorOptions(
                 max_token_time=self._options.max_token_time,
                 cleanup_time=self._options.grace,
-                always_isolate=self._options.executor == "process",
+                executor=self._executor_choice,
             ),
             self._processes,
         )
@@ -327,7 +226,8 @@ class Pilot:
         isolation = self._isolation()
         if isolation is None:
             return None
-        pool = ProcessPool(isolation, self._workers, cleanup_time=self._options.grace)
+        room = self._room
+        pool = ProcessPool(isolation, room.workers, cleanup_time=self._options.grace, warm=room.usual)
         stack.push_async_callback(pool.close)
         return pool
 
@@ -341,9 +241,13 @@ class Pilot:
         )
         isolation.snapshot()
         self._keeper.claimer.isolates = isolation.unfit is None
-        if isolation.unfit is not None and self._options.executor == "process":
+        if isolation.unfit is not None and self._executor_choice == "process":
             raise ConfigError(f"executor is process, but the work cannot be sent to one: {isolation.unfit}")
         return isolation
+
+    @property
+    def _executor_choice(self) -> ExecutorChoice:
+        return self._work.executor if self._options.executor is None else self._options.executor
 
     async def _set_up(self, stack: AsyncExitStack) -> None:
         if self._work.cleanup_env is not None:
@@ -389,6 +293,7 @@ class Pilot:
             reason=self._reason,
             held=self._keeper.held,
             waiting=self._keeper.waiting,
+            left=0 if self._room.left is None else len(self._room.left),
         )
 
     # Claiming. ----------------------------------------------------------------------------------------------------
@@ -396,7 +301,7 @@ class Pilot:
     async def _feed(self) -> None:
         """Claim what the workers need, until the end."""
         async with anyio.create_task_group() as group:
-            if self._iterator.overlaps:
+            if self._iterator.overlaps and self._room.overlaps:
                 group.start_soon(self._feed_beside)
             await self._feed_until_empty()
 
@@ -405,12 +310,21 @@ class Pilot:
             wanted = self._wanted()
             if wanted <= 0:
                 await self._wait_for_change()
-            elif await self._claim(wanted):
+            elif await self._claim(wanted) or self._room.is_full:
                 pass
             elif self._holds_work:  # what is being worked may yet come back to todo
                 await self._wait_for_return()
-            elif not await self._iterator.more():
-                self.stop("the iterator was stopped" if self._iterator.stopped else "no more tokens")
+            elif not await self._has_more():
+                self.stop("the iterator was stopped" if self._iterator.stopped else self._why_empty())
+
+    async def _has_more(self) -> bool:
+        """Wait for more work; False where there will be none."""
+        if self._room.left is not None:
+            self._room.left.say()
+        return await self._iterator.more()
+
+    def _why_empty(self) -> str:
+        return "no more tokens for this node and time" if self._room.left else "no more tokens"
 
     async def _feed_beside(self) -> None:
         """Have a second claim under way as long as the workers are through with one before the next has come."""
@@ -439,32 +353,16 @@ class Pilot:
         return bool(self._mine or self._asked or self._keeper.unwritten)
 
     def _wanted(self) -> int:
-        self._measure_rate()
+        room = self._room
+        room.measure()
         self._is_behind = self._keeper.unwritten > MAX_UNWRITTEN
         if self._is_behind:
             return 0
         if self._executor.wants_no_more or self._keeper.loop_lags:
-            self._low = math.inf
+            room.low = math.inf
             return 0
-        buffered = self._unstarted + self._asked
-        ahead = claim_ahead(self._rate, self._workers, self._options.claim_ahead)
-        self._low = (self._workers + ahead) * 3 / 4
-        wanted = self._idle + ahead - buffered
-        if self._options.max_tokens is not None:
-            wanted = min(wanted, self._options.max_tokens - self._started - buffered)
-        # Not one by one as workers come free while there is a stock: in batches worth a request.
-        if buffered >= self._idle and wanted * 4 < self._workers + ahead:
-            return 0
-        return min(wanted, CLAIM_PORTION)
-
-    def _measure_rate(self) -> None:
-        now = self._keeper.environment.monotonic()
-        since, ended = self._rate_of
-        if self._ended - ended >= self._workers and now - since >= RATE_TIME:
-            latest = (self._ended - ended) / (now - since)
-            # By the time that it is about: what two claims bring one after the other is not the rate of a second.
-            self._rate += (latest - self._rate) * (min(1.0, now - since) if self._rate else 1.0)
-            self._rate_of = (now, self._ended)
+        most = self._options.max_tokens
+        return room.wanted(self._asked, None if most is None else most - self._started)
 
     def _take(self, tokens: list[Token]) -> None:
         self._mine.update((id(token), token) for token in tokens)
@@ -472,8 +370,8 @@ class Pilot:
             for token in tokens:
                 self._give_back(token, Cut())
             return
-        self._unstarted += len(tokens)
-        self._stock.put(tokens)
+        for token, reason in self._room.put(tokens):
+            self._give_back(token, Raised(Release(reason, after=REFUSED_AFTER)))
 
     async def _wait_for_change(self) -> None:
         if self._changed.is_set():  # else the other feeder waits for it
@@ -498,46 +396,53 @@ class Pilot:
         """Hand back buffered tokens that were claimed before a monotonic time: somebody else may be idle."""
         if not self._entered:
             return
-        for token in self._stock.remove(before):
-            self._unstarted -= 1
+        for token in self._room.remove(before):
             self._give_back(token, Cut())
 
     # Working. -----------------------------------------------------------------------------------------------------
 
     async def _work_tokens(self) -> None:
         """Be one worker."""
-        while (token := await self._stock.take()) is not None:
+        while (token := await self._room.stock.take()) is not None:
             await self._work_some(token)
 
     async def _work_some(self, token: Token | None) -> None:
         """Work a token, and at the same desk those that lie ready after it."""
+        room, stock = self._room, self._room.stock
         verdict: Verdict | None = None
         with self._executor.desk() as desk:
             while token is not None:
                 verdict = None
-                self._idle -= 1
-                self._unstarted -= 1
+                room.begin(token)
                 self._started += 1
-                turn = self._stock.turn()
+                turn = stock.turn()
                 try:
                     verdict = await desk.work(token)
                 finally:
-                    self._idle += 1
-                    if self._unstarted <= self._low:
+                    if room.end(token, verdict):
                         self._changed.set()
                 if desk.is_cut or self._options.stop_function is not None:
                     break
+                if type(verdict) is Raised and _was_told_to_end(verdict):
+                    break
                 self._finish(token, verdict)
-                token = self._stock.take_ready(turn)
+                token = stock.take_ready(turn)
         if token is not None:
+            if verdict is not None and _was_told_to_end(verdict):
+                verdict = await self._judged(verdict)
             self._finish(token, Cut() if verdict is None else verdict)
             await self._ask_stop_function()
+
+    async def _judged(self, verdict: Verdict) -> Verdict:
+        """What became of a token whose command a signal has ended: it is cut if the pilot drains on the same one."""
+        with anyio.move_on_after(SIGNAL_TIME):
+            await self._draining.wait()
+        return Cut() if self._draining.is_set() else verdict
 
     def _finish(self, token: Token, verdict: Verdict) -> None:
         if not isinstance(verdict, Returned):
             _say_what_happened(token, verdict)
         self._give_back(token, verdict)
-        self._ended += 1
         if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
             self.stop(f"max_tokens={self._options.max_tokens} were worked")
 
@@ -598,6 +503,15 @@ class Pilot:
             await anyio.sleep(self._options.max_total_time)
             self.stop(f"max_total_time={self._options.max_total_time:g} s is over")
 
+    async def _watch_end(self) -> None:
+        """Drain in time before the batch job ends: what does not finish is handed back, and not cut off."""
+        while (left := self._room.drains_at - self._keeper.environment.monotonic()) > 0:
+            await anyio.sleep(min(left, LATE_LOOK))
+            self._hand_back_unstarted(-math.inf)  # what waits in vain
+        if not self._draining.is_set():
+            log.warning("the batch job ends in %.0f s: draining", left + self._options.margin)
+            self.drain("the batch job is about to end")
+
     async def _watch_grace(self) -> None:
         await self._draining.wait()
         await anyio.sleep(self._options.grace)
@@ -612,6 +526,12 @@ class Pilot:
         while True:
             self._options.on_progress(self.report())  # type: ignore[misc]  # started only where there is one
             await anyio.sleep(PROGRESS_INTERVAL)
+
+
+def _was_told_to_end(verdict: Verdict) -> bool:
+    """Whether a command was ended by the signal that its pilot drains on: batch systems send it to all of a job."""
+    error = verdict.error if isinstance(verdict, Raised) else None
+    return isinstance(error, CommandError) and error.exit_code in TOLD_TO_END
 
 
 def _say_what_happened(token: Token, verdict: Verdict) -> None:

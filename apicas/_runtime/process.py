@@ -30,7 +30,8 @@ from typing_extensions import Unpack
 
 from apicas._documents import shown
 from apicas._runtime import groups
-from apicas._runtime.children import Child, Environment, Start, close, start_child
+from apicas._runtime.allotment import Environment, cores_to_start_on, with_variables
+from apicas._runtime.children import Child, Start, close, start_child
 from apicas._runtime.lag import running_token
 from apicas._runtime.notes import Usage
 from apicas._runtime.pipes import Capture, InputPipe, OutputPipe
@@ -199,7 +200,8 @@ async def perform(
     """
     attempt = running_supervision().attempt()
     try:
-        leader = _started(command, options, _environment(options.env if environment is None else environment, attempt))
+        wanted = with_variables(options.env if environment is None else environment)
+        leader = _started(command, options, _environment(wanted, attempt))
     except BaseException:
         running_supervision().forget(attempt)
         raise
@@ -510,7 +512,8 @@ def running_supervision() -> Supervision:
 
 async def leave_nothing() -> None:
     """Return when nothing is left of all commands and worker processes that have ended."""
-    if "apicas._runtime.supervisor_watch" in sys.modules:
+    watch = sys.modules.get("apicas._runtime.supervisor_watch")
+    if watch is not None and watch.has_begun():  # else nothing was started, and nothing is to be begun for it
         await running_supervision().cleared()
 
 
@@ -540,6 +543,7 @@ def _started(
         options.cwd,
         environment,
         takes_input=options.stdin is not None,
+        cores=cores_to_start_on(),
     )
     try:
         # This blocks the loop until the program is loaded, a few tenths of a millisecond, as asyncio's own way does.

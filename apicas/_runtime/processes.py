@@ -5,7 +5,10 @@ Rules:
   or died is ended, and nothing of it is left.
 - A token that has been charged with a crash gets a fresh process, which is not kept: so no other token's damage is
   blamed on it, nor its on another.
-- There are never more processes than tokens that are worked at once, those that are being let go included.
+- Libraries look once at how many cores and which GPUs there are: a process is for tokens that are given as much as its
+  first one was.
+- There are never more processes than tokens that are worked at once, those that are being let go included; and an idle
+  one is let go before a fresh one makes them more than are usual.
 - Each process is in one place: in the hands of a token, idle, or being let go. Whatever happens when it is taken out of
   one, it comes into the next, or is ended.
 """
@@ -17,6 +20,7 @@ from typing import Final
 
 import anyio
 
+from apicas._runtime.allotment import Shape, shape_of
 from apicas._runtime.isolation import IsolatedProcess, Isolation, UnfitError
 from apicas.tokens import Token
 
@@ -34,11 +38,21 @@ class ProcessPool:
         most: how many there may be at once.
         cleanup_time: seconds that a process has to clean up, once its work was cut or no token is to come any more.
         idle_time: seconds without a token after which a process is let go.
+        warm: how many there may be, idle ones included, before one is let go for a fresh one; None for `most`.
     """
 
-    def __init__(self, isolation: Isolation, most: int, *, cleanup_time: float, idle_time: float = IDLE_TIME) -> None:
+    def __init__(
+        self,
+        isolation: Isolation,
+        most: int,
+        *,
+        cleanup_time: float,
+        idle_time: float = IDLE_TIME,
+        warm: int | None = None,
+    ) -> None:
         self._isolation = isolation
         self._most = most
+        self._warm_most = most if warm is None else warm
         self._cleanup_time = cleanup_time
         self._idle_time = idle_time
         self._count = 0
@@ -58,7 +72,7 @@ class ProcessPool:
         if self._isolation.unfit is not None:
             raise UnfitError(self._isolation.unfit)
         if token.crashes == 0:
-            warm = await self._warm()
+            warm = await self._warm(shape_of(token.allocation))
             if warm is not None and await self._has_taken(warm, token):
                 return warm
         fresh = await self._fresh()
@@ -107,17 +121,18 @@ class ProcessPool:
 
     # Getting one. ---------------------------------------------------------------------------------------------------
 
-    async def _warm(self) -> IsolatedProcess | None:
-        """The idle one that was used last; None where none is left alive."""
-        while self._idle:
-            process, _ = self._idle.pop()
+    async def _warm(self, shape: Shape) -> IsolatedProcess | None:
+        """The idle one for such tokens that was used last; None where none is left alive."""
+        while (found := next((one for one in reversed(self._idle) if one[0].shape == shape), None)) is not None:
+            self._idle.remove(found)
+            process, _ = found
             if process.is_free:
                 return process
             await self._let_go(process)  # somebody ended it meanwhile
         return None
 
     async def _fresh(self) -> IsolatedProcess:
-        while self._count >= self._most:
+        while self._count >= (self._warm_most if self._idle else self._most):
             if self._idle:
                 process, _ = self._idle.pop(0)
                 await self._let_go(process)

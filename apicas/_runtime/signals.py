@@ -1,4 +1,4 @@
-"""Signals: the first drains the pilot, the second ends it at once.
+"""Signals: the first drains the pilot, the second ends it at once; SIGUSR1 only ever drains.
 
 Only in the main thread and only over default handlers: an application that handles signals itself keeps them.
 """
@@ -15,7 +15,10 @@ from typing import Any, Final
 
 log = logging.getLogger("apicas")
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+AHEAD: Final = signal.SIGUSR1
+"""What batch systems are asked to send ahead of the end: `sbatch --signal=USR1@120`. It may come more than once, from
+the system and from `srun`, and never means that there is no more time."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, AHEAD)
 
 
 class SignalLadder:
@@ -33,9 +36,12 @@ class SignalLadder:
 
     def take(self, received: signal.Signals) -> None:
         """Go one step down."""
+        if received is AHEAD and self.received:
+            return
         self.received.append(received)
         if len(self.received) == 1:
-            log.warning("%s: draining; once more to end at once", received.name)
+            again = "SIGTERM" if received is AHEAD else "once more"
+            log.warning("%s: draining; %s to end at once", received.name, again)
             self._drain(received.name)
         else:
             log.warning("%s again: ending at once", received.name)

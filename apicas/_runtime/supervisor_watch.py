@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Final
 
 from apicas._runtime import supervisor_memory
-from apicas._runtime.children import Environment
+from apicas._runtime.allotment import Environment
 from apicas._runtime.environment import boot_id
 from apicas._runtime.marks import (
     VARIABLE,
@@ -358,6 +358,11 @@ def supervision() -> Supervision:
     if _current is not None:
         return _current
     return _begin()
+
+
+def has_begun() -> bool:
+    """Whether this process has begun to look after any."""
+    return _current is not None
 
 
 def be_supervised() -> None:

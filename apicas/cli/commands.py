@@ -17,6 +17,7 @@ SUMMARIES: Final = {
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
     "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
     "logs": "Show what a token's command or worker process has printed, also while it runs.",
+    "explain": "Say why a token does not run.",
     "reset": "Put the tokens of a view back to todo, as if they were new.",
     "delete": "Delete the tokens of views, or single tokens.",
     "flush": "Write finished results to the pool that a pilot could not write.",

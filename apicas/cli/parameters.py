@@ -49,3 +49,23 @@ def seconds(text: str | None, name: str, *, unit: str = "s") -> float | None:
     if not found:
         raise ConfigError(f"{name} {text!r} is no duration: write 90s, 30m, 24h or 2d")
     return float(found[1]) * _UNITS[found[2] or unit]
+
+
+def size(text: str | None, name: str) -> int | None:
+    """The bytes of a size such as `500M` or `4G`, of 1024 each; None for None.
+
+    Args:
+        text: what the user wrote.
+        name: the option, for the message.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    if text is None:
+        return None
+    from apicas._node.units import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None

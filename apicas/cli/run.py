@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from apicas.cli.commands import Command
-from apicas.cli.parameters import OutboxOption, PoolOption, seconds
+from apicas.cli.parameters import OutboxOption, PoolOption, seconds, size
 from apicas.exceptions import ConfigError
 
 EPILOG = """\b
@@ -18,8 +18,14 @@ field of the token, {input.x} for a field inside its input. A command's stdout a
 and its exit code decides whether it is done. Times are seconds, or 90s, 30m, 24h, 2d.
 
 \b
-SIGTERM and Ctrl-C drain: nothing new is started, running tokens get --grace to finish, the others are handed back,
-and the exit code is 4. A second signal ends all work at once: exit code 5.
+With --resources a token may ask: cores, memory, gpus, scratch, time_request, and in `resources` anything else that is
+named, as --resources auto,license=4. Commands get their cores (pinned where nobody else is on them), OMP_NUM_THREADS
+and the like, and CUDA_VISIBLE_DEVICES. What can never start here, or would not be over in time, is left to others.
+
+\b
+SIGTERM, SIGUSR1 and Ctrl-C drain: nothing new is started, running tokens get --grace to finish, the others are handed
+back, and the exit code is 4. A second signal ends all work at once: exit code 5. In a batch job the pilot drains by
+itself in time before the end: exit code 0.
 
 \b
 Examples:
@@ -27,6 +33,7 @@ Examples:
   apicas run survey:reduce_image --max-total-time 11h --max-scrub 2
   apicas run --workers 8 -- ./process_task.sh {input}
   apicas run --shell -- 'gzip -c {input} > {input}.gz'
+  apicas run --resources auto --request cores=2,memory=4G --walltime 12h -- ./simulate {input}
   apicas run -- sh -c {input}      # the input is itself a command line
   apicas run work:Actor --view Urgent/todo --view todo --endless
 """
@@ -59,6 +66,33 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", help="Tokens worked at once.", show_default="the number of cores")
     ] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|NAME=N,...",
+            help="Instead of --workers: as many tokens at once as fit. auto: into what there is here.",
+        ),
+    ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=N,...", help="What a token asks that does not say.", show_default="cores=1"),
+    ] = None,
+    request_fields: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=FIELD,...", help="Where tokens say it, if these fields have other names."),
+    ] = None,
+    pin: Annotated[
+        bool | None,
+        typer.Option("--pin/--no-pin", help="Keep commands to their cores.", show_default="if nobody else is on them"),
+    ] = None,
+    walltime: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time until the batch job ends.", show_default="what the batch system says"),
+    ] = None,
+    end_margin: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Drain so long before that.", show_default="--grace and 10 s"),
+    ] = None,
     max_token_time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Longest time for one token.", show_default="no limit")
     ] = None,
@@ -73,13 +107,24 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     retry_delay: Annotated[
         str, typer.Option(metavar="TIME", help="Wait before a failed token is tried again; doubles each time.")
     ] = "1s",
+    max_token_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Most memory for one token's commands, or worker process.", show_default="no limit"
+        ),
+    ] = None,
     executor: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="auto|process",
             help="process: each token in a process of its own; auto: only those that may have killed a pilot.",
+            show_default="auto, if the actor says nothing else",
         ),
-    ] = "auto",
+    ] = None,
+    executor_field: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="The field in which a token says it: auto or process.", show_default=False),
+    ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(metavar="VIEW", help="Claim from this view; several, the most urgent first.", show_default="todo"),
@@ -123,7 +168,9 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     ] = 0,
 ) -> None:
     """Run a pilot: claim tokens and work them, until there are no more."""
-    from apicas._runtime.pilot import RunOptions
+    from apicas._runtime.choices import FieldChoice
+    from apicas._runtime.options import RunOptions
+    from apicas._runtime.survey import check
     from apicas.cli import logs
     from apicas.cli.opening import configured
     from apicas.cli.running import Plan, execute
@@ -131,18 +178,26 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     logs.configure(verbose)
     options = RunOptions(
         workers=workers,
+        resources=resources,
+        request=request,
+        request_fields=request_fields,
+        pin=pin,
+        walltime=walltime,
+        end_margin=seconds(end_margin, "--end-margin"),
         max_token_time=seconds(max_token_time, "--max-token-time"),
         max_total_time=seconds(max_total_time, "--max-total-time"),
         max_tokens=max_tokens,
         max_scrub=max_scrub,
         retry_delay=seconds(retry_delay, "--retry-delay"),
-        executor=cast("Any", executor),
+        max_token_memory=size(max_token_memory, "--max-token-memory"),
+        executor=cast("Any", FieldChoice(executor_field, executor or "auto") if executor_field else executor),
         on_lost_contact=cast("Any", on_lost_contact),
         logs=log_directory,
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,
         handle_signals=True,
     )
+    check(options)
     configuration = configured(pool)
     plan = Plan(
         work=_work(target, ctx.meta.get(_COMMAND), shell=shell),

@@ -11,7 +11,8 @@ from typing import Any, Final
 import anyio
 
 from apicas._runtime.dedicated import loop_factory, tune
-from apicas._runtime.pilot import Report, RunOptions
+from apicas._runtime.options import RunOptions
+from apicas._runtime.reports import Report
 from apicas.actors import run_pilot, work_maker
 from apicas.cli.exits import ExitCode
 from apicas.cli.forecast import Forecast

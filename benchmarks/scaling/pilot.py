@@ -14,7 +14,8 @@ from random import Random
 from typing import Final, Literal, TypeAlias
 
 from apicas._runtime.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
-from apicas._runtime.pilot import RATE_TIME, UNSTARTED_LIMIT
+from apicas._runtime.pilot import UNSTARTED_LIMIT
+from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
 from apicas.clients.couch.stretches import MANY_LOST
 from apicas.iterators import IDLE_POLL, SAFETY_LOOK

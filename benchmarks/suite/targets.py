@@ -233,6 +233,7 @@ SETS: Final[dict[str, Set]] = {
 MODULES: Final[dict[str, Module]] = {
     "sleeping": Module(what="many tokens that sleep: how near to the ideal", module="benchmarks.sleeping"),
     "spawning": Module(what="tokens as processes, beside a bare spawner", module="benchmarks.spawning"),
+    "packing": Module(what="tokens of one and two cores: how near to the ideal packing", module="benchmarks.packing"),
     "computing": Module(what="Python computing in worker processes, beside bare ones", module="benchmarks.computing"),
     "claiming": Module(what="claims in a pool of 1,000,000 tokens, beside 1,000", module="benchmarks.claiming"),
     "memory": Module(what="memory of a pilot over 1,000,000 tokens", module="benchmarks.memory"),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
         (["spawning", "--only", "0"], ["processes of 0 ms"]),
         (["computing", "--only", "10"], ["Python computing 10 ms a token"]),
         (["sleeping"], ["sleep(0.2)", "sleep(0.02)"]),
+        (["packing"], ["20 commands of 1 and 2 cores", "100 coroutines of 1 and 2 cores"]),
         (["memory", "--only", "sqlite"], ["memory of a pilot over", "largest memory of a pilot"]),
         (["startup", "--repeats", "1"], ["apicas --help", "apicas status"]),
     ],

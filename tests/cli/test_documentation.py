@@ -18,7 +18,9 @@ PAGE = ROOT / "docs" / "cli.md"
 TEXT = PAGE.read_text()
 # A block that begins with a call of --help shows what that call writes.
 HELP = re.compile(r"```console\n\$ (apicas[^\n]*--help)\n(.*?)```", re.DOTALL)
-COMMANDS = ["init", "push", "run", "status", "reset", "delete", "flush", "heal", "progress", "logs", "bench"]
+COMMANDS = [
+    *("init", "push", "run", "status", "logs", "explain", "reset", "delete", "flush", "heal", "progress", "bench"),
+]
 
 
 def help_of(command: str) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,59 @@ def test_a_command(apicas: Program) -> None:
     assert sorted(asyncio.run(read())) == [b"--workers 0\n", b"--workers 1\n", b"--workers 2\n"]
 
 
+def test_tokens_say_themselves_where_they_run(apicas: Program) -> None:
+    apicas.write("work.py", "import os\ndef work(token):\n    return os.getpid()\n")
+    lines = '{"_id": "a", "how": "auto"}\n{"_id": "b", "how": "process"}\n{"_id": "c"}\n{"_id": "d", "how": "gpu"}\n'
+    assert apicas("push", "--format", "jsonl", stdin=lines).code == 0
+    result = apicas("run", "work.py:work", "--executor-field", "how")
+    assert result.out.startswith("3 done, 1 failed"), result.err
+    assert "token d: " in result.err
+    assert "executor is auto or process, not 'gpu'" in result.err
+
+    async def read() -> list[object]:
+        async with library.connect(f"sqlite:///{apicas.directory}/apicas.db") as client:
+            return [(await client.fetch(name))["output"] for name in "abc"]
+
+    here, apart, unsaid = asyncio.run(read())
+    assert here == unsaid != apart
+
+
+def test_what_a_command_takes_too_much_of_memory_ends_it(apicas: Program) -> None:
+    push(apicas)
+    eats = f"{sys.executable} -c 'x = bytearray(200_000_000); import time; time.sleep(60)'"
+    result = apicas("run", "--max-token-memory", "100M", "--max-tokens", "1", "--shell", "--", eats)
+    assert result.out.startswith("0 done, 1 failed"), result.err
+    assert "limit 0.10 GB" in result.err
+    assert apicas("run", "--max-token-memory", "much", "work:plain").code == 2
+
+
+def test_a_command_gets_what_its_token_asks_for(apicas: Program) -> None:
+    lines = '{"_id": "one"}\n{"_id": "two", "ncpus": 2}\n{"_id": "big", "ncpus": 4096}\n'
+    assert apicas("push", "--format", "jsonl", stdin=lines).code == 0
+    options = ("--resources", "cores=2", "--request-fields", "cores=ncpus", "--no-pin")
+    result = apicas("run", *options, "--shell", "--", 'echo "$OMP_NUM_THREADS" > {_id}')
+    assert result.code == 0, result.err
+    assert result.out.startswith("2 done, 1 left to others in ")
+    assert "it asks for 4096 cores, and this node has 2 cores (token big)" in result.err
+    assert [(apicas.directory / name).read_text() for name in ("one", "two")] == ["1\n", "2\n"]
+
+
+def test_what_the_batch_job_has_no_time_for_is_left(apicas: Program) -> None:
+    assert apicas("push", "--format", "jsonl", stdin='{"time_request": "1h"}\n{"input": 3}\n').code == 0
+    result = apicas("run", "work:plain", "--workers", "1", "--walltime", "50:00")
+    assert result.code == 0, result.err
+    assert "1 done, 1 left to others in " in result.out
+    assert "in 0:50:00 (given)" in result.err
+    assert "it takes 3600 s, and 29" in result.err
+
+
+def test_resources_that_make_no_sense_are_said_before_anything_is_claimed(apicas: Program) -> None:
+    push(apicas)
+    result = apicas("run", "work:plain", "--resources", "cores=all")
+    assert (result.code, apicas.status()["todo"]) == (2, 3)
+    assert "cores: 'all' is no whole number" in result.error
+
+
 def test_a_line_for_the_shell(apicas: Program) -> None:
     push(apicas)
     assert apicas("run", "--shell", "--", 'echo {input} > "out-"{input}').code == 0
@@ -253,7 +307,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
         assert process.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_hands_running_tokens_back_after_the_grace_period(
     apicas: Program, started: Events, number: signal.Signals
 ) -> None:

@@ -143,3 +143,27 @@ def test_the_readme_commands_run(tmp_path: Path, command: dict[str, str]) -> Non
     lines = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ") and "pip" not in line]
     printed = run("sh", "-ec", "\n".join(lines), directory=tmp_path, environment=command)
     assert re.search(r"done\W+3\b", printed)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "environ"),
+    [("slurm.sh", ["work.py:work"], {}), ("pbs.sh", [], {"WORK": "work.py:work"})],
+)
+async def test_job_scripts_become_a_pilot(
+    tmp_path: Path, command: dict[str, str], script: str, arguments: list[str], environ: dict[str, str]
+) -> None:
+    """Without a batch system, which tests/integration/test_slurm.py has: the script is a pilot on what there is."""
+    (tmp_path / "work.py").write_text("def work(token):\n    return token.allocation.of('cores')\n")
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    run("apicas", "push", "lines.txt", directory=tmp_path, environment=command)
+    script_file = EXAMPLES / "batch" / script
+    run("bash", script_file, *arguments, directory=tmp_path, environment={**command, **environ})
+    async with apicas.connect(command["APICAS_POOL"]) as client:
+        tokens = [row.document for row in await client.view("done", include_docs=True)]
+    assert [token and token["output"] for token in tokens] == [1, 1]
+
+
+@pytest.mark.parametrize("script", sorted((EXAMPLES / "batch").glob("*.sh")), ids=lambda path: str(path.name))
+def test_job_scripts_are_shell(script: Path, tmp_path: Path, command: dict[str, str]) -> None:
+    assert os.access(script, os.X_OK)
+    run("bash", "-n", script, directory=tmp_path, environment=command)

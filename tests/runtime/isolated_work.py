@@ -299,3 +299,49 @@ def logs(token: Token) -> None:
     logger = logging.getLogger("tests.worker")
     logger.addHandler(handler)
     logger.warning("from the worker")
+
+
+THREADS_AT_THE_START = os.environ.get("OMP_NUM_THREADS")
+"""What a library would see that is imported with the work."""
+
+
+async def allotted(token: Token) -> dict[str, Any]:
+    """What there is of the node for us."""
+    assert token.allocation is not None
+    return {
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "cores": sorted(token.allocation.cores),
+        "given": token.allocation.of("cores"),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "at the start": THREADS_AT_THE_START,
+    }
+
+
+async def signals_itself(token: Token) -> None:
+    """Get what the batch system sends to the whole job."""
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.sleep(0)
+
+
+async def where(token: Token) -> int:
+    """The process that works it."""
+    return os.getpid()
+
+
+class Apart(apicas.RunActor):
+    """Every token in a process of its own: the actor says so itself."""
+
+    executor = "process"
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()
+
+
+class Choosy(apicas.RunActor):
+    """Says it of each token."""
+
+    def choose_executor(self, token: Token) -> Any:
+        return token["how"]
+
+    async def process_token(self, token: Token) -> int:
+        return os.getpid()

@@ -17,7 +17,9 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 import apicas
+from apicas._node.inventory import Allocation
 from apicas._runtime import isolation as isolation_module
+from apicas._runtime.allotment import running_allocation
 from apicas._runtime.isolation import IsolatedProcess, Isolation
 from apicas._runtime.outcomes import Returned
 from apicas._runtime.pilot import Pilot, RunOptions
@@ -202,12 +204,12 @@ async def test_a_killed_pilot_takes_its_idle_process_with_it(fifo: Fifo, tmp_pat
 
 
 @asynccontextmanager
-async def pool_of(work: Any, **options: Any) -> AsyncIterator[tuple[ProcessPool, Isolation]]:
-    """A pool of one process, without a pilot."""
+async def pool_of(work: Any, most: int = 1, **options: Any) -> AsyncIterator[tuple[ProcessPool, Isolation]]:
+    """A pool of one process, or more, without a pilot."""
     client = FaultyClient()
     isolation = Isolation(work_maker(work, BasicViewIterator(client))(1), {"iterator": BasicViewIterator}, client.time)
     isolation.snapshot()
-    pool = ProcessPool(isolation, 1, cleanup_time=20.0, **options)
+    pool = ProcessPool(isolation, most, cleanup_time=20.0, **options)
     try:
         yield pool, isolation
     finally:
@@ -254,6 +256,21 @@ async def test_a_process_is_not_let_go_early() -> None:
         assert children() == {process}
         assert await worked_in(pool) == process
         group.cancel_scope.cancel()
+
+
+async def test_an_idle_process_goes_before_there_are_more_than_are_usual() -> None:
+    """One for tokens with more cores is started; the other would be of no use to these."""
+    async with pool_of(isolated_work.Counted, most=4, warm=2) as (pool, _):
+        for cores in (1, 2, 3):
+            allocation = Allocation((("cores", cores),), tuple(range(cores)))
+            mark = running_allocation.set(allocation)
+            token = Token({"_id": "t", "type": "token"})
+            token.allocation = allocation
+            process = await pool.take(token)
+            assert await process.work() == Returned()
+            await pool.give_back(process)
+            running_allocation.reset(mark)
+        assert len(children()) == 2
 
 
 async def test_a_death_between_the_sending_and_the_taking_is_no_crash() -> None:

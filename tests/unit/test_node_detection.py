@@ -333,7 +333,7 @@ def test_what_the_user_gives_holds_and_more_than_was_found_is_a_warning(machine:
         "cores": 100, "gpus": 0, "memory": M, "scratch": 5 * G, "license": 4,
     }  # fmt: skip
     assert node.has["license"].origin == "given"
-    assert node.warnings == ("cores: 100 were given, but CPU affinity says 8",)
+    assert node.warnings == ("cores: 100 were given, and 8 found (CPU affinity)",)
 
 
 def test_an_inventory_is_of_what_was_found(machine: Machine) -> None:

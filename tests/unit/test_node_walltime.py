@@ -69,11 +69,21 @@ async def test_the_user_counts_first() -> None:
     assert await find_end(in_job, "UNLIMITED", now=NOW, ask=nobody_is_asked) is None
     with pytest.raises(ConfigError, match="walltime: 'soon' is no time"):
         await find_end(in_job, "soon", now=NOW)
+    for nothing in (0, "0", "0:00"):  # no limit in Slurm
+        with pytest.raises(ConfigError, match="UNLIMITED stands for no end"):
+            await find_end(in_job, nothing, now=NOW)
 
 
 async def test_slurm_says_it_in_the_environment() -> None:
     in_job = surroundings(SLURM_JOB_ID="7", SLURM_JOB_END_TIME="1700003600")
-    assert await find_end(in_job, ask=nobody_is_asked) == Found(1700003600.0, "$SLURM_JOB_END_TIME")
+    assert await find_end(in_job, now=NOW, ask=nobody_is_asked) == Found(1700003600.0, "$SLURM_JOB_END_TIME")
+
+
+async def test_an_end_that_is_past_is_not_believed() -> None:
+    """We are there still: the job was prolonged since."""
+    in_job = surroundings(SLURM_JOB_ID="7", SLURM_JOB_END_TIME=str(int(NOW) - 1))
+    assert await find_end(in_job, now=NOW, ask=answering(SCONTROL)) == Found(1700003600.0, "scontrol")
+    assert in_job.warnings == ["$SLURM_JOB_END_TIME is in the past, and not used"]
 
 
 @pytest.mark.parametrize("odd", ["soon", "0", "-5"])

@@ -273,3 +273,15 @@ def test_a_design_document_holds_its_views_by_their_own_names() -> None:
     design = design_document([View("SingleCore/todo", TokenState.TODO, field("cores") == 1)])
     assert design["_id"] == "_design/SingleCore"
     assert list(design["views"]) == ["todo"]
+
+
+@pytest.mark.parametrize("path", [('a"b',), ("x", 'a"b'), ('a"b', "y"), ('"',), ('a"b', '"', "é")])
+@pytest.mark.parametrize("content", [1, "1", True, None, {"y": 1}, [1]])
+def test_a_name_with_a_quotation_mark_is_found(path: tuple[str, ...], content: Any) -> None:
+    """SQLite before 3.44 does not find it by a path, and says nothing of it."""
+    document: Any = content
+    for key in reversed(path):
+        document = {key: document, 'other"': 2}
+    view = View("Own/view", TokenState.TODO, Comparison(path, "==", 1))
+    document = {**document, **TODO}
+    assert view.matches(document) == in_sqlite(view, document) == (content == 1 and not isinstance(content, bool))
