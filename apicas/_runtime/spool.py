@@ -86,8 +86,9 @@ class _Stream:
         return self._capture.size > self._position
 
     def write(self) -> None:
-        """Append what is new, as far as it is still kept."""
-        while self.has_more:
+        """Append what is new, as far as it is still kept; not what comes meanwhile, which may have no end."""
+        end = self._capture.size
+        while self._position < end:
             place, portion = self._capture.since(self._position, _PORTION)
             if not portion:
                 return

@@ -317,6 +317,19 @@ def test_a_follower_sees_what_was_printed_or_how_much_is_missing(steps: list[tup
         assert stream.endswith(rest[-5:])
 
 
+def test_what_prints_faster_than_one_can_write_keeps_the_scribe_from_nothing(tmp_path: Path) -> None:
+    class Endless(Capture):
+        def since(self, position: int, most: int) -> tuple[int, bytes]:
+            self.add(b"x" * 100_000)
+            return super().since(position, most)
+
+    log = AttemptLog(200_000)
+    log.stdout = Endless(200_000)
+    log.stdout.add(b"x" * 100_000)
+    Spool(tmp_path, log).write()
+    assert log.stdout.size < 1_000_000
+
+
 @given(st.binary(max_size=400), st.integers(2, 100))
 def test_a_capture_gives_what_it_keeps_piece_by_piece(stream: bytes, limit: int) -> None:
     capture = Capture(limit)
