@@ -95,7 +95,7 @@ class Scribe:
         """End the thread, and remove the directory. Blocks for a moment, or until the output of attempts is written."""
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(FAREWELL if self._over else LOOK)
+            self._thread.join(LOOK if self.logs is None else FAREWELL)
         if self._place is not None:
             shutil.rmtree(self._place, ignore_errors=True)
 
