@@ -8,13 +8,14 @@ takes it away: at once, or a day later where there are logs in it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from apicas._files import private_directory
 from apicas._runtime.environment import boot_id, process_is_gone
@@ -22,6 +23,7 @@ from apicas.exceptions import ConfigError
 from apicas.modifiers import Owner
 
 LOGS: Final = "logs"
+_NAME: Final = re.compile(r"[0-9a-f]{1,64}\.[0-9]{1,20}\.[0-9]{0,20}\.[0-9a-f]{1,64}", re.ASCII)
 KEEP_LOGS: Final = 86_400.0
 """Seconds for which the logs of a pilot that was killed are kept: somebody may want to know what it did."""
 KEEP_UNKNOWN: Final = 7 * 86_400.0
@@ -41,6 +43,12 @@ def make_place(owner: Owner) -> Path:
     except ConfigError:  # somebody else has that name
         return Path(tempfile.mkdtemp(prefix="apicas-"))
     return place
+
+
+def place_of(claim: Mapping[str, Any]) -> Path | None:
+    """The directory of the pilot that holds a token, if that is on this node: by the sub-object of the token."""
+    name = f"{claim.get('process')}.{claim.get('pilot')}"
+    return everybodys_place() / name if _NAME.fullmatch(name) else None
 
 
 def everybodys_place() -> Path:

@@ -87,7 +87,7 @@ class Scribe:
             return
         self._leases.pop(notes.file, None)
         if self.keeps_logs and notes.log is not None and any(stream.size for _, stream in notes.log.captures()):
-            directory = self._directory_of(lease, notes.file)
+            directory = self._directory_of(lease)
             notes.directory = str(directory)
             self._over.append(Spool(directory, notes.log))
 
@@ -144,7 +144,7 @@ class Scribe:
             if output is None or now - output.began < SPOOL_AFTER or name in self._broken:
                 continue
             if name not in self._spools:
-                self._spools[name] = Spool(self._directory_of(lease, name), output)
+                self._spools[name] = Spool(self._directory_of(lease), output)
             self._write(name, self._spools[name])
         over, self._over = self._over, []
         for spool in over:
@@ -170,10 +170,10 @@ class Scribe:
             self._has_complained = True
             log.warning("the output of tokens cannot be written: %s; the work goes on", error)
 
-    def _directory_of(self, lease: Lease, name: str) -> Path:
-        if self.logs is not None:
-            return log_directory(self.logs, lease.token_id, attempt_of(lease.base))
-        return cast("Path", self._place) / LOGS / name
+    def _directory_of(self, lease: Lease) -> Path:
+        """Named by the token also where it is for a time only: who looks for it knows no more of it before a beat."""
+        root = cast("Path", self._place) / LOGS if self.logs is None else self.logs
+        return log_directory(root, lease.token_id, attempt_of(lease.base))
 
     def _look_at(self, entry: os.DirEntry[str]) -> None:
         lease = self._leases.get(entry.name)

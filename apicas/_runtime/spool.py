@@ -66,9 +66,11 @@ class Spool:
                 segment.unlink()
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove all of it, and the directory around it, which is the token's."""
         if self._log.path is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+            with suppress(OSError):
+                self._directory.parent.rmdir()
 
 
 class _Stream:

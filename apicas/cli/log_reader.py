@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from apicas._documents import Document
-from apicas._runtime.logs import STREAMS, attempts_in, file_name
+from apicas._runtime.logs import STREAMS, attempts_in, file_name, log_directory
+from apicas._runtime.places import LOGS, place_of
 from apicas._runtime.spool import Follower, rest_of
 from apicas.cli.opening import patiently
 from apicas.cli.terminal import results, tell
@@ -95,8 +96,8 @@ class LogReader:
     # While it runs. -------------------------------------------------------------------------------------------------
 
     def _show_running(self, document: Document) -> None:
-        place = _path_of(document)
-        if place is not None and _can_look_into(place):
+        place = _running_path_of(document)
+        if place is not None:
             for name in STREAMS:
                 self._followers.setdefault(name, Follower(place, name))
             self._show_files()
@@ -180,6 +181,16 @@ def _path_of(document: Document) -> Path | None:
 
 def _can_look_into(place: Path) -> bool:
     return os.path.isdir(place) and os.access(place, os.R_OK | os.X_OK)  # noqa: PTH112 - any path, the odd ones too
+
+
+def _running_path_of(document: Document) -> Path | None:
+    """Where the output of a running attempt can be followed: as a beat has told, or where it is before the first."""
+    told = _path_of(document)
+    if told is not None and _can_look_into(told):
+        return told
+    place = place_of(annex(document))
+    guessed = None if place is None else log_directory(place / LOGS, document["_id"], attempt_of(document))
+    return guessed if guessed is not None and _can_look_into(guessed) else None
 
 
 def _attachments(document: Document) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from apicas._runtime.logs import AttemptLog
+from apicas._runtime.environment import process_name
+from apicas._runtime.logs import AttemptLog, log_directory
+from apicas._runtime.places import make_place, place_of
 from apicas._runtime.spool import Spool
+from apicas.modifiers import Owner
 from tests.cli.program import Events, Program
 from tests.cli.test_tokens import HELD, store
 
@@ -66,6 +70,25 @@ def test_a_running_token_shows_the_files_of_its_pilot(apicas: Program, tmp_path:
     store(apicas, held(log.entry()))
     result = apicas("logs", "t1")
     assert (result.code, result.out) == (0, "so far\n\ufffd") or result.out.startswith("so far\n")
+
+
+def test_before_the_first_heartbeat_the_files_are_found_by_the_claim(
+    apicas: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    owner = Owner(pilot="abc1", hostname="node7", process=process_name(os.getpid()))
+    log = AttemptLog()
+    log.stdout.add(b"so far\n")
+    Spool(log_directory(make_place(owner) / "logs", "t1", 2), log).write()
+    entries = {**HELD["apicas"], "process": owner.process, "pilot": owner.pilot}  # type: ignore[dict-item]
+    store(apicas, {"_id": "t1", **HELD, "apicas": entries})
+    assert apicas("logs", "t1").out == "so far\n"
+
+
+@pytest.mark.parametrize("process", ["../..", "", 7, None, "a.1.1/.."])
+def test_a_claim_leads_nowhere_else(process: Any) -> None:
+    assert place_of({"process": process, "pilot": "abc1"}) is None
 
 
 def test_on_another_node_it_shows_the_last_lines(apicas: Program) -> None:
