@@ -514,7 +514,8 @@ class Pilot:
         await self._draining.wait()
         await anyio.sleep(self._options.grace)
         if self._executor.running:
-            log.warning("%d tokens still run after %g s: cancelled", self._executor.running, self._options.grace)
+            still = "1 token still runs" if self._executor.running == 1 else f"{self._executor.running} tokens still run"
+            log.warning("%s after %g s: cancelled", still, self._options.grace)
         self._feeding.cancel()  # a claim that has no answer yet
         self._executor.cancel()
         await anyio.sleep(self._keeper.options.farewell)
