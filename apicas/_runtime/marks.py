@@ -383,6 +383,10 @@ def _tell_by_id(process: Process, number: int) -> bool:
     return True
 
 
+def _not_dead(processes: Iterable[Process]) -> list[Process]:
+    return [process for process in processes if not is_dead(process.pid, process.start)]
+
+
 def end_all(find: Callable[[], Collection[Process]], *, grace: float, limit: float) -> list[Process]:
     """End processes, and what they start meanwhile: TERM, and KILL until none is found any more.
 
@@ -398,7 +402,8 @@ def end_all(find: Callable[[], Collection[Process]], *, grace: float, limit: flo
     asked: set[tuple[int, int]] = set()
     since = time.monotonic()
     pause = END_PAUSE
-    while living := find() or (find() if found else ()):  # a second look for those that were just forking
+    # A second look for those that were just forking; and one that is on its way out shows no mark any more.
+    while living := find() or (find() or _not_dead(found.values()) if found else ()):
         found.update((process.name, process) for process in living)
         spent = time.monotonic() - since
         if spent >= grace + limit:

@@ -515,8 +515,9 @@ class Pilot:
     async def _watch_grace(self) -> None:
         await self._draining.wait()
         await anyio.sleep(self._options.grace)
-        if self._executor.running:
-            log.warning("%d tokens still run after %g s: cancelled", self._executor.running, self._options.grace)
+        if running := self._executor.running:
+            still = "1 token still runs" if running == 1 else f"{running} tokens still run"
+            log.warning("%s after %g s: cancelled", still, self._options.grace)
         self._feeding.cancel()  # a claim that has no answer yet
         self._executor.cancel()
         await anyio.sleep(self._keeper.options.farewell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -59,16 +60,20 @@ async def test_a_command_that_takes_too_much_memory_is_ended_and_the_error_says_
     assert token.errors[0]["message"].endswith(" GB, limit 0.10 GB")
 
 
-async def test_the_processes_of_a_token_count_together(fifo: Fifo) -> None:
-    """In sessions of their own too."""
-    line = f'for n in 1 2 3; do setsid "$0" -S -c "$1" 50000000 & echo $! > {fifo.path}; done; wait'
+async def test_the_processes_of_a_token_count_together(fifo: Fifo, tmp_path: Path) -> None:
+    """In sessions of their own too. They take nothing before all have been told of."""
+    os.mkfifo(tmp_path / "go")
+    start = 'for n in 1 2 3; do setsid "$0" -S -c "$1" 50000000 <&3 & pids="$pids $!"; done'
+    line = f"exec 3<>{tmp_path}/go; {start}; echo $pids > {fifo.path}; printf xxx >&3; wait"
     mark = memory_limit.set(120_000_000)
     try:
         with pytest.raises(TokenMemoryError, match=r"sh: used .*, limit 0\.12 GB"):
-            await apicas.run_command(["sh", "-c", line, sys.executable, EAT + WAIT])
+            await apicas.run_command(["sh", "-c", line, sys.executable, "import os; os.read(0, 1); " + EAT + WAIT])
     finally:
         memory_limit.reset(mark)
-    assert not [number for number in [int(await fifo.line()) for _ in range(3)] if lives(number)]
+    numbers = [int(number) for number in (await fifo.line()).split()]
+    assert len(numbers) == 3
+    assert not any(map(lives, numbers))
 
 
 async def test_a_worker_process_that_takes_too_much_memory_is_the_failure_of_its_token() -> None:
