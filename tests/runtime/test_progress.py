@@ -189,11 +189,10 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @linux_only
 @pytest.mark.parametrize("how", ["blocking", "plain"])
-async def test_a_worker_process_tells_its_pilot(how: str) -> None:
+async def test_a_worker_process_tells_its_pilot(how: str, tmp_path: Path) -> None:
     """Also where the work blocks the loop there. It goes on until the pilot has heard it."""
     work = {"blocking": isolated_work.tells_and_blocks, "plain": isolated_work.tells_from_a_thread}[how]
-    go = f"{os.getpid()}.{how}"
-    path = Path("/tmp") / f"apicas-test-{go}"
+    path = tmp_path / "go"
 
     def watch(lease: Any) -> bool:
         if reached(lease) != {"fraction": 0.75, "message": "there"}:
@@ -201,10 +200,7 @@ async def test_a_worker_process_tells_its_pilot(how: str) -> None:
         path.touch()
         return True
 
-    try:
-        token = await run_watched(work, watch, {"go": str(path)}, executor="process")
-    finally:
-        path.unlink(missing_ok=True)
+    token = await run_watched(work, watch, {"go": str(path)}, executor="process")
     assert token.state == "done"
 
 
