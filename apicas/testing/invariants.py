@@ -84,6 +84,8 @@ class Invariants(Listener):
         self._finals: dict[str, tuple[float, Revision]] = {}
         self._by_people: set[tuple[str, str]] = set()
         """Ids and revisions of what people, and PiCaS, have written."""
+        self._claimed: dict[tuple[str, str], float] = {}
+        """When a claim of a token was first stored: a pilot that is stopped then begins with its work much later."""
         history.listeners.append(self)
 
     def violate(self, invariant: str, text: str) -> None:
@@ -215,6 +217,9 @@ class Invariants(Listener):
     def stored(self, write: Write) -> None:
         before, after = write.revision.parent, write.revision
         self._settled.add((after.id, annex(after.content).get("settled", "")))
+        claim = claim_of(after.content)
+        if claim is not None:
+            self._claimed.setdefault((after.id, claim), self.history.now())
         if write.client in self.history.people:
             self._by_people.add((after.id, after.rev))
         if after.deleted:
@@ -315,7 +320,7 @@ class Invariants(Listener):
                 execution.token_id == identifier
                 and execution.outcome == "returned"
                 and not execution.pilot.crashed
-                and execution.began > meddled
+                and self._claimed.get((identifier, execution.claim), execution.began) > meddled
                 and annex(shown.content).get("settled") != execution.claim
                 and generation_of(shown.content) <= execution.generation
             ):
