@@ -40,6 +40,8 @@ class CommandRunner:
         self._options = replace(options or CommandOptions(), timeout=None)
         self._variables = _encoded(self._options.env or {})
         self._inherited = _Inherited()
+        self.on_result: Callable[[Token, CommandResult], None] | None = None
+        """Called with the result of each command that has come to its end by itself."""
         if isinstance(command, str) is not self._options.shell:
             raise ConfigError(
                 "a command is a string with shell=True, or a list of the program and its arguments without"
@@ -69,6 +71,8 @@ class CommandRunner:
             on_end = on_end if token.lease.attaches else _leave
         result = await perform(command, self._options, on_end, environment, output)
         token.exit_code = result.exit_code
+        if self.on_result is not None:
+            self.on_result(token, result)
         if not result.ok:
             raise CommandError(complaint(command, result), result.exit_code)
 

@@ -15,6 +15,7 @@ SUMMARIES: Final = {
     "init": "Make the database and the Monitor views where they are missing.",
     "push": "Put tokens into the pool: one per line of JSON Lines, CSV or text.",
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
+    "map": "Run a command for each line of a file, to the end; --resume goes on after a break.",
     "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
     "logs": "Show what a token's command or worker process has printed, also while it runs.",
     "explain": "Say why a token does not run.",

@@ -61,13 +61,18 @@ def push(
     from apicas.cli.opening import configured
     from apicas.cli.pushing import Push, inputs
 
-    reading = Reading(format=_format(format_), typed=typed, id_field=id_field, fields=_fields(set_ or []))
+    reading = Reading(format=line_format(format_), typed=typed, id_field=id_field, fields=_fields(set_ or []))
     configuration = configured(pool)
     with inputs(files or [], reading, skip_bad=skip_bad) as sources:
         asyncio.run(Push(configuration, sources).run())
 
 
-def _format(name: str) -> Format:
+def line_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
     from apicas.cli.lines import Format
 
     try:

@@ -166,7 +166,7 @@ class Push:
         self._conclude(client.address, time.monotonic() - began)
 
     async def _push(self, client: PoolClient, source: Source, display: PushDisplay) -> None:
-        for batch in _batches(self._good(source)):
+        for batch in batches(self._good(source)):
             await self._upload(client, source, batch)
             display.show(source, self.pushed)
 
@@ -208,7 +208,7 @@ class Push:
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _batches(lines: Iterator[GoodLine]) -> Iterator[list[GoodLine]]:
+def batches(lines: Iterator[GoodLine]) -> Iterator[list[GoodLine]]:
     """Lines in batches that are bounded in number and in bytes."""
     batch: list[GoodLine] = []
     size = 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
 from apicas.cli.commands import Command
 from apicas.cli.parameters import OutboxOption, PoolOption, seconds, size
 from apicas.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from apicas._runtime.command import CommandRunner
 
 EPILOG = """\b
 MODULE:NAME is a function of the token, async or plain, or a RunActor class; the module is looked for in the working
@@ -41,7 +44,7 @@ Examples:
 _COMMAND: Final = "apicas.command"
 
 
-class RunCommand(Command):
+class CommandAfterDashes(Command):
     """Keeps what stands after `--` for itself: it is a command, also where it looks like an option of ours."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -53,7 +56,7 @@ class RunCommand(Command):
         return super().parse_args(ctx, args)
 
 
-COMMAND: Final = RunCommand
+COMMAND: Final = CommandAfterDashes
 
 
 def run(  # noqa: PLR0913 - typer makes an option of each
@@ -200,7 +203,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     check(options)
     configuration = configured(pool)
     plan = Plan(
-        work=_work(target, ctx.meta.get(_COMMAND), shell=shell),
+        work=_work(target, command_after_dashes(ctx), shell=shell),
         options=options,
         views=tuple(view or ["todo"]),
         endless=endless,
@@ -230,20 +233,40 @@ def _work(target: str | None, command: Sequence[str] | None, *, shell: bool) -> 
         return load(target)
     if target is not None:
         raise ConfigError(f"both {target!r} and a command after --: a pilot does one thing")
-    return _command(command, shell=shell)
+    return command_runner(command, shell=shell)
 
 
-def _command(command: Sequence[str], *, shell: bool) -> Any:
+def command_after_dashes(ctx: typer.Context) -> list[str] | None:
+    """The command that stands after `--`; None where there is none."""
+    command: list[str] | None = ctx.meta.get(_COMMAND)
+    return command
+
+
+def command_runner(command: Sequence[str], *, shell: bool, capture: int | None = None) -> CommandRunner:
+    """What runs a command for each token.
+
+    Args:
+        command: the program and its arguments, or the words of a line.
+        shell: whether it is a line for the shell.
+        capture: bytes that are kept of what it prints; None for the default.
+
+    Raises:
+        ConfigError: there is none, or no such program, or it cannot be understood.
+    """
     import shutil
+    from dataclasses import replace
 
     from apicas._runtime.command import CommandRunner
     from apicas._runtime.process import CommandOptions
 
     if not command:
         raise ConfigError("there is no command after --")
+    options = CommandOptions(shell=shell)
+    if capture is not None:
+        options = replace(options, capture=capture)
     if shell:
-        return CommandRunner(" ".join(command), CommandOptions(shell=True))  # noqa: S604 - the user asked for it
+        return CommandRunner(" ".join(command), options)
     # Known to be wrong for every token: said once, before the first is claimed.
     if "{" not in command[0] and shutil.which(command[0]) is None:
         raise ConfigError(f"there is no program {command[0]!r}, or it may not be executed")
-    return CommandRunner(list(command))
+    return CommandRunner(list(command), options)

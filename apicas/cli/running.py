@@ -61,11 +61,16 @@ class Plan:
 
 def execute(configuration: Configuration, plan: Plan) -> ExitCode:
     """Run a pilot to its end, and say what it did."""
-    tune()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        report = runner.run(_run(configuration, plan))
+    report = worked(configuration, plan)
     say(f"{report}: {report.reason}")
     return exit_code_of(report)
+
+
+def worked(configuration: Configuration, plan: Plan) -> Report:
+    """Run a pilot to its end; this process is nothing else."""
+    tune()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_run(configuration, plan))
 
 
 def exit_code_of(report: Report) -> ExitCode:

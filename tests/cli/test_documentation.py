@@ -19,7 +19,21 @@ TEXT = PAGE.read_text()
 # A block that begins with a call of --help shows what that call writes.
 HELP = re.compile(r"```console\n\$ (apicas[^\n]*--help)\n(.*?)```", re.DOTALL)
 COMMANDS = [
-    *("init", "push", "run", "status", "logs", "explain", "reset", "delete", "flush", "heal", "progress", "bench"),
+    *(
+        "init",
+        "push",
+        "run",
+        "map",
+        "status",
+        "logs",
+        "explain",
+        "reset",
+        "delete",
+        "flush",
+        "heal",
+        "progress",
+        "bench",
+    ),
 ]
 
 

@@ -193,7 +193,7 @@ def test_fifty_thousand_lines_stream_through(apicas: Program) -> None:
 def test_a_file_is_never_in_memory_as_a_whole(apicas: Program) -> None:
     """The reader asks for lines one by one, and each batch is pushed before the next is read."""
     from apicas.cli.lines import Reading
-    from apicas.cli.pushing import _batches
+    from apicas.cli.pushing import batches
 
     read = 0
 
@@ -203,8 +203,8 @@ def test_a_file_is_never_in_memory_as_a_whole(apicas: Program) -> None:
             read += 1
             yield b"%d\n" % number
 
-    batches = _batches(line for line in Reading().read(lines()) if hasattr(line, "content"))  # type: ignore[misc]
-    assert len(next(batches)) == 1000
+    found = batches(line for line in Reading().read(lines()) if hasattr(line, "content"))  # type: ignore[misc]
+    assert len(next(found)) == 1000
     assert read <= 1001
 
 
