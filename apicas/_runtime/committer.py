@@ -95,6 +95,8 @@ class Settlement(msgspec.Struct, eq=False):
     """The outcome as it was found there: written once more, so that a plain answer says that a majority has it."""
     answer: SaveStatus | None = None
     """What became of the last attempt to write it."""
+    in_doubt: bool = False
+    """Whether the answer to an attempt got lost: it may have been written, whatever is there now."""
 
     @property
     def is_finished(self) -> bool:
@@ -333,6 +335,7 @@ class Committer:
                 rejected.append((settlement, result))
             else:
                 settlement.answer = result.status
+                settlement.in_doubt |= result.status is SaveStatus.UNKNOWN
                 settlement.doubtful |= self._client.replicated and result.status is SaveStatus.UNKNOWN
                 unclear.append(settlement)
         await self._lose(lost)
@@ -420,6 +423,8 @@ class Committer:
                     again.append(settlement)
                 case Standing.RECLAIMED if not settlement.is_finished:
                     self._end([settlement])  # it is where it was to go
+                case Standing.LOST if settlement.in_doubt and not settlement.is_finished:
+                    self._end([settlement])  # it went there, and on to somebody else before we looked
                 case Standing.OURS | Standing.RECLAIMED if document is not None:
                     self._leases.lose(lease)
                     settlement.over = document
