@@ -24,6 +24,7 @@ SUMMARIES: Final = {
     "flush": "Write finished results to the pool that a pilot could not write.",
     "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
     "progress": "Tell, from a command, how far the work on its token is.",
+    "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
     "bench": "Measure how fast a pool is, in a database of its own.",
 }
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
@@ -85,9 +86,45 @@ def _spared(parameters: Sequence[Any]) -> Sequence[Any]:
 
 
 def _process(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
-    if parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
-        return convert(context, value)
+    if (number := _number(parameter, value)) is not None:
+        value = number
+    elif parameter.type_descriptor.annotation == list[str] and _are_ready(parameter, value):
+        value = list(value) if value else None
+    elif parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
+        return _converted(parameter, convert, context, value)
     return value if parameter.callback is None else parameter.callback(context, parameter, value)
+
+
+def _are_ready(parameter: Any, values: Any) -> bool:
+    if not values:
+        return values in (None, (), []) and not parameter.required
+    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+
+
+def _number(parameter: Any, value: Any) -> float | None:
+    """A value as the number that the parameter takes; None where it takes none, or the value is none."""
+    kinds = {int: int, int | None: int, float: float, float | None: float}
+    annotation = parameter.type_descriptor.annotation
+    kind = None if parameter.multiple or annotation not in kinds else kinds[annotation]
+    if kind is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = kind(value)
+    except ValueError:
+        return None
+    limits = parameter.type_descriptor.parameter_info
+    too_small = getattr(limits, "min", None) is not None and number < limits.min
+    too_big = getattr(limits, "max", None) is not None and number > limits.max
+    return None if too_small or too_big else number
+
+
+def _converted(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    """What typer makes of a value, or says against it. It needs pydantic, which the one-file program does not have."""
+    try:
+        return convert(context, value)
+    except ModuleNotFoundError:
+        wrong = "it is missing" if value in (None, ()) else f"{value!r} is not valid here"
+        raise typer.BadParameter(wrong, ctx=context, param=parameter) from None
 
 
 def _is_ready(parameter: Any, value: Any) -> bool:
