@@ -94,9 +94,17 @@ def _spared(parameters: Sequence[Any]) -> Sequence[Any]:
 
 
 def _process(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
-    if parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
+    if parameter.type_descriptor.annotation == list[str] and _are_ready(parameter, value):
+        value = list(value) if value else None
+    elif parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
         return convert(context, value)
     return value if parameter.callback is None else parameter.callback(context, parameter, value)
+
+
+def _are_ready(parameter: Any, values: Any) -> bool:
+    if not values:
+        return values in (None, (), []) and not parameter.required
+    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
 
 
 def _is_ready(parameter: Any, value: Any) -> bool:

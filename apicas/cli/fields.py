@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -198,7 +199,9 @@ def json_or_text(raw: str) -> Any:
         value = decode(raw)
     except InvalidTokenError:
         return raw
-    return raw if isinstance(value, Unstorable) else value
+    if isinstance(value, Unstorable) or (isinstance(value, (int, float)) and not math.isfinite(to_number(value))):
+        return raw
+    return value
 
 
 def assignment(text: str, option: str = "--set") -> tuple[str, Any]:

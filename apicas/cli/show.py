@@ -33,7 +33,7 @@ def show(
     tokens: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Ids of tokens.")],
     *,
     pool: PoolOption = None,
-    tracebacks: Annotated[bool, typer.Option("--tracebacks", help="Show whole errors, with their tracebacks.")] = False,
+    tracebacks: Annotated[bool, typer.Option("--tracebacks", help="Show errors with their tracebacks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write the documents, one line of JSON each.")] = False,
 ) -> None:
     """Show single tokens whole: state, owner, attempts, errors, attachments and fields."""

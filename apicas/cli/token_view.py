@@ -102,7 +102,7 @@ def _attempts(document: Document) -> str:
         "lost with its pilot": count(annex(document).get("vanished")),
         "handed back": token.releases,
     }
-    words = [str(attempt_of(document)), *(f"{number} x {what}" for what, number in counted.items() if number)]
+    words = [str(attempt_of(document) or "none"), *(f"{number} x {what}" for what, number in counted.items() if number)]
     if is_suspect(document):
         words.append("runs in a process of its own, since a pilot vanished with it")
     return ", ".join(words)
@@ -143,9 +143,9 @@ def _errors(document: Document, *, tracebacks: bool) -> Iterator[str]:
         message = cell(error.get("message"), MAX_LINE)
         first, *more = message.splitlines() or [""]
         yield f"  {'' if number else 'errors':{_NAME}}{when}{first}"
-        if tracebacks:
-            for line in [*more, *cell(error.get("exception"), MAX_LINE).splitlines()]:
-                yield f"  {'':{_NAME}}  {line}"
+        trace = cell(error.get("exception"), MAX_LINE).splitlines() if tracebacks else []
+        for line in [*more, *trace]:
+            yield f"  {'':{_NAME}}  {line}"
 
 
 def _attachments(document: Document) -> Iterator[str]:
