@@ -115,7 +115,7 @@ class Importer:
             typer.Exit: some lines were left out, or differ.
         """
         self.bad.finish("not imported")
-        self.different.finish("left as they are in the pool, which differs from the file")
+        self.different.finish("not imported: in the pool already, with other content")
         if self.there:
             tell(f"{plural(self.there)} {'was' if self.there == 1 else 'were'} in the pool already, as in the file")
         if self.unlocked:
