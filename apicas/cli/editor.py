@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ from apicas.cli.editing import STORED, OvertakenError, apply, changes, check
 from apicas.cli.exits import ExitCode
 from apicas.cli.opening import opened, patiently
 from apicas.cli.selection import is_held
-from apicas.cli.terminal import is_interactive, one_line, say, tell
+from apicas.cli.terminal import is_interactive, one_line, printable_json, say, tell
 from apicas.configuration import Configuration
 from apicas.exceptions import ApicasError, ConfigError, InvalidTokenError, TokenNotFoundError
 from apicas.tokens import Token
@@ -74,7 +75,8 @@ async def _write(configuration: Configuration, token_id: str, before: Document, 
 
 def _text_of(document: Document) -> bytes:
     plain = {name: value for name, value in document.items() if name not in STORED[1:]}
-    return msgspec.json.format(encode(plain), indent=2) + b"\n"
+    # Escaped, should the editor pass on what it reads.
+    return msgspec.json.format(printable_json(encode(plain)).encode(), indent=2) + b"\n"
 
 
 class _Draft:
@@ -96,10 +98,7 @@ class _Draft:
 
     def __exit__(self, *error: object) -> None:
         if not self.keep:
-            self.path.unlink(missing_ok=True)
-            for left in self._directory.iterdir():  # what the editor kept beside it
-                left.unlink()
-            self._directory.rmdir()
+            shutil.rmtree(self._directory, ignore_errors=True)  # with what the editor kept beside it
 
     def edit(self) -> None:
         """Have somebody edit it.

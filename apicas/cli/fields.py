@@ -74,8 +74,10 @@ def since(document: Mapping[str, Any]) -> int | None:
 
 
 def _last_time(entries: Any) -> int | None:
-    last = entries[-1] if isinstance(entries, list) and entries else None
-    return time_of(last.get("time")) if isinstance(last, Mapping) else None
+    for entry in reversed(entries if isinstance(entries, list) else []):
+        if isinstance(entry, Mapping) and (moment := time_of(entry.get("time"))):
+            return moment
+    return None
 
 
 def _age(document: Document, now: float) -> Any:

@@ -18,7 +18,7 @@ from tests.cli.test_commands import SLOW, fill, modules_after
 from tests.cli.test_tokens import store
 
 NOW = int(time.time())
-KINDS = [
+KINDS: list[dict[str, Any]] = [
     {"_id": "new", "input": {"size": 3, "kind": "julia"}},
     {
         "_id": "back",
@@ -192,7 +192,8 @@ def test_a_token_that_goes_from_view_to_view_meanwhile_is_listed_once(
     """All tokens are read in the order of ids; several views are remembered."""
     monkeypatch.setattr("apicas.cli.selection.PAGE", 2)
     store(apicas, *({"_id": f"t{number}"} for number in range(6)))
-    original, moved = SQLiteClient.query, []
+    moved: list[str | None] = []
+    original = SQLiteClient.query
 
     async def query(self: SQLiteClient, view: str, options: Any) -> Any:
         rows = await original(self, view, options)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from apicas._documents import Document, decode, encode
-from apicas.cli import archiving, carrying
+from apicas.cli import archiving, carrying, files
 from apicas.clients.sqlite import SQLiteClient
 from apicas.modifiers import BasicTokenModifier
 from apicas.tokens import annex, state_of
@@ -28,7 +28,7 @@ from tests.cli.test_tokens import store
 NOW = int(time.time())
 BIG = random.Random(7).randbytes(2_500_000)
 OTHER = "sqlite:///other.db"
-TOKENS = [
+TOKENS: list[dict[str, Any]] = [
     {"_id": "new", "input": {"size": 3, "text": "Grüße\n\u2028"}},
     {
         "_id": "held",
@@ -210,7 +210,8 @@ def test_a_selection_is_exported(filled: Program) -> None:
 
 
 def test_an_attachment_that_changes_meanwhile_is_read_again(filled: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, done = SQLiteClient.get_attachment, []
+    done: list[int] = []
+    original = SQLiteClient.get_attachment
 
     async def get(self: SQLiteClient, token: str, name: str) -> bytes:
         if not done and token == "new":
@@ -338,7 +339,8 @@ def test_what_is_deleted_meanwhile_is_no_problem(filled: Program, monkeypatch: p
 
 def meddle(monkeypatch: pytest.MonkeyPatch, change: Callable[[SQLiteClient], Any]) -> None:
     """Have somebody else change the pool between the check of the archive and the deletion."""
-    original, done = SQLiteClient.discard, []
+    done: list[int] = []
+    original = SQLiteClient.discard
 
     async def discard(self: SQLiteClient, leaves: Any) -> Any:
         if not done:
@@ -357,7 +359,7 @@ def test_an_archive_that_is_not_what_was_written_deletes_nothing(
 ) -> None:
     """A disk that lies: what is read back differs."""
     before = contents(filled)
-    original = archiving.forget_cached
+    original = files.forget_cached
 
     def spoil(file: Any) -> None:
         length = file.seek(0, os.SEEK_END)
