@@ -25,7 +25,7 @@ INLINE_BYTES: Final = 1_000_000
 """Bytes of the attachments of a token that stand in its line."""
 PART_BYTES: Final = 3_000_000
 """Bytes of an attachment in a line of its own."""
-_TOGETHER: Final = 8
+_TOGETHER: Final = 16
 """Tokens whose attachments are read at a time."""
 _LOOKS: Final = 5
 """How often a token is read whose attachments change meanwhile."""
@@ -43,6 +43,8 @@ class Carried:
     attachments: int = 0
     left_out: int = 0
     """Attachments that were not asked for."""
+    split: int = 0
+    """Tokens that a cluster stores in several versions, of which the one that it shows was written."""
     failed: int = 0
     """Tokens that could not be written, and were told."""
 
@@ -74,9 +76,13 @@ class Carrier:
     async def add(self, documents: Sequence[Document]) -> None:
         """Write tokens. One that is deleted meanwhile is left out; one that cannot be written is told."""
         for start in range(0, len(documents), _TOGETHER):
+            some = documents[start : start + _TOGETHER]
             with ExitStack() as files:
-                some = documents[start : start + _TOGETHER]
-                for load in await asyncio.gather(*(self._load(document, files) for document in some)):
+                if any(map(_stubs, some)):
+                    loads = await asyncio.gather(*(self._load(document, files) for document in some))
+                else:  # nearly always: nothing to wait for
+                    loads = [await self._load(document, files) for document in some]
+                for load in loads:
                     if load is not None:
                         self._put(load)
 
@@ -108,6 +114,7 @@ class Carrier:
 
     async def _loaded(self, document: Document, files: ExitStack) -> _Load:
         plain = {name: value for name, value in document.items() if name not in {"_attachments", "_conflicts"}}
+        self.carried.split += bool(document.get("_conflicts"))
         stubs = _stubs(document)
         if not self._attachments:
             self.carried.left_out += len(stubs)

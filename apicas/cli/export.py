@@ -78,6 +78,8 @@ async def _export(configuration: Configuration, names: Names, output: str | None
     tell(f"exported {plural(carried.tokens)} with {plural(carried.attachments, 'attachment')}")
     if carried.left_out:
         tell(f"{plural(carried.left_out, 'attachment')} left out")
+    if carried.split:
+        tell(f"{plural(carried.split)} stored in several versions, of which one was exported: see `apicas heal`")
     if carried.failed:
         tell(f"{plural(carried.failed)} not exported: see above")
     if missing or carried.failed:

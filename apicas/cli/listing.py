@@ -112,6 +112,7 @@ class Listing:
             sheet.add(row)
             number += 1
         sheet.finish()
+        self._tell_if_none(number)
 
     async def _write_sorted(self, rows: AsyncIterator[tuple[Any, Row]], sort: str) -> None:
         ranking = Ranking(self._limit, descending=sort.startswith("-"))
@@ -121,8 +122,13 @@ class Listing:
         for row in ranking.rows():
             sheet.add(row)
         sheet.finish()
+        self._tell_if_none(ranking.seen)
         if self._limit is not None and ranking.seen > self._limit:
             tell(f"{plural(ranking.seen - self._limit, 'more token')}: --limit 0 shows all")
+
+    def _tell_if_none(self, number: int) -> None:
+        if not number and not self._as_json and not self._missing:
+            tell("there are no such tokens")
 
     async def _tell_of_the_rest(self, client: PoolClient, selection: Selection, shown: int) -> None:
         """Say how many there are in all, where that costs no look at each."""

@@ -56,7 +56,7 @@ def reset(  # noqa: PLR0913 - typer makes an option of each
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Only tokens locked for longer than this: 30m, 24h, 2d; a bare number is hours, as in PiCaS.",
+            help="Only locks of which nothing was heard for longer than this; a bare number is hours, as in PiCaS.",
             show_default=False,
         ),
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import Any
 
@@ -30,9 +31,16 @@ TOKENS: list[dict[str, Any]] = [
 ]
 
 
+def opened(url: str) -> PoolClient:
+    """A client with the credentials of the environment, as the commands have them."""
+    if url.startswith("sqlite:"):
+        return connect(url)
+    return connect(url, username=os.environ.get("APICAS_USERNAME"), password=os.environ.get("APICAS_PASSWORD"))
+
+
 def fill(url: str) -> None:
     async def put() -> None:
-        async with connect(url) as client:
+        async with opened(url) as client:
             await client.setup()
             for content in TOKENS:
                 await client.upload([{"_id": content["_id"]}])
@@ -52,7 +60,7 @@ def contents(url: str) -> dict[str, Any]:
         return {key: value for key, value in document.items() if key not in {"_rev", "_attachments"}}, files
 
     async def read() -> dict[str, Any]:
-        async with connect(url) as client:
+        async with opened(url) as client:
             return {found["_id"]: await one(client, found) for found in (await client.scan()).documents}
 
     return asyncio.run(read())
