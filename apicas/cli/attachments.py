@@ -94,6 +94,8 @@ def _destination(output: str | None, name: str) -> str | None:
         return None
     path = Path(str(output))
     if not path.is_dir():
+        if str(output).endswith("/"):
+            raise ConfigError(f"{output}: there is no such directory")
         return str(output)
     check_attachment_name(name)  # it is to be a file's name, and may be of somebody else's choice
     return str(path / name)

@@ -12,6 +12,7 @@ from apicas.cli.exits import ExitCode
 from apicas.cli.parameters import PoolOption
 from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption
 from apicas.cli.terminal import plural, printable_json, results, tell
+from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +59,10 @@ def export(  # noqa: PLR0913 - typer makes an option of each
     import asyncio
 
     from apicas.cli.opening import configured
+    from apicas.cli.sources import ARCHIVES
 
+    if output is not None and output.endswith(ARCHIVES):
+        raise ConfigError(f"--output {output!r}: export writes .jsonl or .jsonl.gz, and `apicas archive` archives")
     wanted = Names(names=names or (), only_ids=ids, ids_from=ids_from, conditions=where or (), older=older)
     asyncio.run(_export(configured(pool), wanted, output, attachments=attachments))
 

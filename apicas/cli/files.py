@@ -24,25 +24,35 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
         ApicasError: it could not be written, as on a full disk.
     """
     final = Path(path)
-    if not replace and os.path.lexists(final):
-        raise ConfigError(f"{path}: there is such a file: name another one")
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    reserved = None if replace else final
     try:
+        if reserved is not None:  # so that of two that choose the same name one stops here
+            reserved.open("xb").close()
         file = part.open("xb+")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+    except FileExistsError:
+        raise ConfigError(f"{path}: there is such a file: name another one") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {_reason(error)}") from error
     try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, final)  # noqa: PTH105 - as atomic as rename, and says that it replaces
+        reserved = None
         sync_directory(final.parent)
     except OSError as error:
-        raise ApicasError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
-        with suppress(OSError):
-            part.unlink()
+        for left in (part, reserved):
+            if left is not None:
+                with suppress(OSError):
+                    left.unlink()
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def sync_directory(directory: Path) -> None:

@@ -23,7 +23,7 @@ from apicas.clients.base import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS, PoolClient
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.clients.readback import same_content
 from apicas.configuration import Configuration
-from apicas.exceptions import EditConflictError, InvalidTokenError, TokenNotFoundError
+from apicas.exceptions import ConfigError, EditConflictError, InvalidTokenError, TokenNotFoundError
 from apicas.modifiers import BasicTokenModifier
 from apicas.tokens import TokenState, state_of
 
@@ -67,8 +67,13 @@ async def run(configuration: Configuration, names: Sequence[str], *, as_is: bool
     """
     async with opened(configuration, create=not dry_run) as client:
         importer = Importer(client, as_is=as_is, dry_run=dry_run)
-        for name in names:
-            await importer.read(lines_of(name))
+        try:
+            for name in names:
+                await importer.read(lines_of(name))
+        except BaseException:
+            if importer.imported and not dry_run:
+                tell(f"{plural(importer.imported)} were imported before that; the same again goes on from there")
+            raise
         importer.conclude()
 
 
@@ -97,15 +102,19 @@ class Importer:
 
     async def read(self, lines: Iterator[NumberedLine]) -> None:
         """Import the tokens of some lines."""
-        for line in lines:
-            try:
-                entry = _decoded(line)
-                if "_attachment" in entry:
-                    await self._attach(line, entry, lines)
-                else:
-                    await self._add(line, entry)
-            except InvalidTokenError as error:
-                self.bad.add(line, str(error))
+        try:
+            for line in lines:
+                try:
+                    entry = _decoded(line)
+                    if "_attachment" in entry:
+                        await self._attach(line, entry, lines)
+                    else:
+                        await self._add(line, entry)
+                except InvalidTokenError as error:
+                    self.bad.add(line, str(error))
+        except ConfigError:  # the file ends in the middle: what came before is good
+            await self._flush()
+            raise
         await self._flush()
 
     def conclude(self) -> None:

@@ -178,6 +178,7 @@ def test_an_attachment_that_does_not_exist_leaves_no_file(filled: Program) -> No
     assert filled("attachments", "t1", "none").code == 2
     assert filled("attachments", "t1", "-o", "file").code == 2
     assert filled("attachments", "t1", "a.txt", "-o", "no/such/file").code == 2
+    assert filled("attachments", "t1", "a.txt", "-o", "nowhere/").code == 2
 
 
 def test_a_name_that_would_leave_the_directory_is_refused(filled: Program) -> None:

@@ -267,6 +267,42 @@ def test_a_file_that_is_damaged_or_none_is_one_line(apicas: Program, name: str) 
     assert apicas("import", "nowhere.jsonl").error == "apicas: nowhere.jsonl: No such file or directory"
 
 
+def test_a_file_that_ends_too_soon_is_imported_as_far_as_it_goes(filled: Program) -> None:
+    filled("export", "--no-attachments", "-o", "all.jsonl")
+    packed = gzip.compress((filled.directory / "all.jsonl").read_bytes() + random.Random(1).randbytes(100_000))
+    filled.write("cut.jsonl.gz", packed[:50_000])
+    result = filled("import", "cut.jsonl.gz", "--pool", OTHER)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[-2] == (
+        "apicas: 5 tokens were imported before that; the same again goes on from there"
+    )
+    assert "cut.jsonl.gz is damaged" in result.err.splitlines()[-1]
+    assert filled.status(OTHER)["total"] == 5
+
+
+def test_two_archives_of_one_name_do_not_replace_each_other(filled: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins while the first is being written, which nobody sees under its name yet."""
+    codes = []
+
+    async def fill(self: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(archiving.Archiving, "_fill", original)
+        process = filled.start("archive", "error", "-o", "a.tar.gz", "--yes")
+        codes.append(filled.finish(process).code)
+        await original(self, *arguments)
+
+    original = archiving.Archiving._fill
+    monkeypatch.setattr(archiving.Archiving, "_fill", fill)
+    assert filled("archive", "done", "-o", "a.tar.gz", "--yes").code == 0
+    assert codes == [2]
+    assert set(contents(filled)) == {"bad", "held", "new", "odd"}
+    filled("import", "a.tar.gz")
+    assert "good/1" in contents(filled)
+
+
+def test_an_export_under_the_name_of_an_archive_is_refused(filled: Program) -> None:
+    assert "`apicas archive` archives" in filled("export", "-o", "x.tar.gz").error
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing(filled: Program) -> None:
     result = filled("export", "-o", "no/such/file.jsonl")
     assert (result.code, result.error) == (2, "apicas: no/such/file.jsonl: No such file or directory")
