@@ -282,7 +282,7 @@ def test_a_file_that_ends_too_soon_is_imported_as_far_as_it_goes(filled: Program
 
 def test_two_archives_of_one_name_do_not_replace_each_other(filled: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second begins while the first is being written, which nobody sees under its name yet."""
-    codes = []
+    codes: list[int] = []
 
     async def fill(self: Any, *arguments: Any) -> None:
         monkeypatch.setattr(archiving.Archiving, "_fill", original)
