@@ -56,6 +56,7 @@ def lines_of(document: Document, now: float, default_lease: float, *, tracebacks
         ("waits", _waits(document, now)),
         ("progress", _progress(document)),
         ("took", ", ".join(taken(_mapping(annex(document).get("usage"))))),
+        ("files", cell(annex(document).get("workdir"), MAX_LINE)),
         ("revision", _revision(document)),
     ]
     for name, text in told:

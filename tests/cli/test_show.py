@@ -62,6 +62,7 @@ def test_a_token_that_failed(apicas: Program) -> None:
     ]
     history = [{"event": "released", "time": NOW, "hostname": "node1"}, "odd"]
     entries = {"generation": 5, "crashes": 1, "releases": 2, "history": history, "usage": {"cpu_seconds": 12.3}}
+    entries["workdir"] = "/scratch/t1"
     failed = {"lock": 99, "done": 99, "exit_code": 137, "error": errors, "scrub_count": 2}
     store(apicas, {"_id": "t1", "hostname": "node7", **failed, "apicas": entries})
     attach(apicas, "t1", "stdout.txt", b"x" * 1234, "text/plain")
@@ -69,6 +70,7 @@ def test_a_token_that_failed(apicas: Program) -> None:
     assert shown["state"].startswith("state       error, exit code 137, since 2023-11-14T22:13:20Z")
     assert shown["owner"] == "owner       nobody; the last was on node7"
     assert shown["attempts"] == "attempts    3, 2 x failed, 1 x crashed, 2 x handed back"
+    assert shown["files"] == "files       /scratch/t1"
     assert shown["took"] == "took        12.3 s of CPU time"
     assert shown["history"] == "history     2023-11-14T22:13:20Z released on node1"
     assert shown["errors"].splitlines() == ["errors      2023-11-14T22:13:20Z first", "and more", "second"]
