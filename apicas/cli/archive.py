@@ -8,7 +8,7 @@ import typer
 
 from apicas.cli.exits import ExitCode
 from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
-from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ Examples:
 
 def archive(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default=False, autocompletion=states),
     ] = None,
     *,
     pool: PoolOption = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
-from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 
 if TYPE_CHECKING:
     from apicas.configuration import Configuration
@@ -29,7 +29,8 @@ Examples:
 
 def delete(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default=False, autocompletion=states),
     ] = None,
     *,
     pool: PoolOption = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
-from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ MANY: Final = 10
 def edit(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID|VIEW", help="A token; with --set any number, and views.", show_default=False),
+        typer.Argument(
+            metavar="ID|VIEW",
+            help="A token; with --set any number, and views.",
+            show_default=False,
+            autocompletion=states,
+        ),
     ] = None,
     *,
     pool: PoolOption = None,

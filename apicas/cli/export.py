@@ -10,7 +10,7 @@ import typer
 
 from apicas.cli.exits import ExitCode
 from apicas.cli.parameters import PoolOption
-from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 from apicas.cli.terminal import plural, printable_json, results, tell
 from apicas.exceptions import ConfigError
 
@@ -41,7 +41,10 @@ Examples:
 
 def export(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default="all tokens")
+        list[str] | None,
+        typer.Argument(
+            metavar="VIEW|ID", help="Views, and ids of tokens.", show_default="all tokens", autocompletion=states
+        ),
     ] = None,
     *,
     pool: PoolOption = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.parameters import PoolOption
-from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ LIMIT = 50
 
 def ls(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default="all tokens")
+        list[str] | None,
+        typer.Argument(
+            metavar="VIEW|ID", help="Views, and ids of tokens.", show_default="all tokens", autocompletion=states
+        ),
     ] = None,
     *,
     pool: PoolOption = None,

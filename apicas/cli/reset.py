@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from apicas.cli.parameters import DryRunOption, PoolOption, YesOption, seconds
-from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption
+from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ MANY: Final = 10
 def reset(  # noqa: PLR0913 - typer makes an option of each
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="VIEW|ID", help="error, locked, done, Design/view, or ids.", show_default=False),
+        typer.Argument(
+            metavar="VIEW|ID",
+            help="error, locked, done, Design/view, or ids.",
+            show_default=False,
+            autocompletion=states,
+        ),
     ] = None,
     *,
     pool: PoolOption = None,

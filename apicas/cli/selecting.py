@@ -30,6 +30,12 @@ OlderOption: TypeAlias = Annotated[
     typer.Option(metavar="TIME", help="Only tokens in their state for longer than this: 90s, 30m, 24h, 2d."),
 ]
 
+
+def states(incomplete: str) -> list[str]:
+    """The Monitor views that a word may become, for the shell's completion; no pool is asked."""
+    return [state for state in ("todo", "locked", "done", "error") if state.startswith(incomplete)]
+
+
 SELECTING: Final = """\
 todo, locked, done, error and Design/view are views, all of whose tokens are meant; any other name is a token's id.
 A file of --ids-from has an id in each line, or a JSON object with `_id` or `id`, as `apicas ls --json` writes them.

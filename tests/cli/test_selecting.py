@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,3 +162,11 @@ def test_an_empty_list_says_so(filled: Program) -> None:
     assert filled("ls", "--where", "x=1").error == "apicas: there are no such tokens"
     assert filled("ls", "--where", "x=1", "--sort", "id").error == "apicas: there are no such tokens"
     assert filled("ls", "--where", "x=1", "--json").err == ""
+
+
+@pytest.mark.parametrize("command", ["ls", "reset", "delete", "archive", "export", "edit"])
+def test_the_shell_completes_views(apicas: Program, command: str) -> None:
+    """Without a look at a pool, which there need not be."""
+    line = {"_APICAS_COMPLETE": "complete_bash", "COMP_WORDS": f"apicas {command} lo", "COMP_CWORD": "2"}
+    apicas = replace(apicas, environ=line)
+    assert apicas.finish(apicas.start()).out.split() == ["locked"]
