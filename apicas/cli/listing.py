@@ -132,21 +132,19 @@ class Listing:
 
     async def _tell_of_the_rest(self, client: PoolClient, selection: Selection, shown: int) -> None:
         """Say how many there are in all, where that costs no look at each."""
-        known = None
+        known = 0
         if not selection.where and not selection.ids:
-            known = await patiently(client.total) if selection.everything else await _counted(client, selection.views)
-        if known is None:
-            tell(f"these are the first {shown:,}, and there are more: --limit 0 shows all")
+            # Of all tokens, too: the total has those in no view, but some servers read every document for it.
+            counts = await patiently(lambda: client.counts(selection.views))
+            known = sum(counts.values())
+        if known > shown:
+            about = "about " if selection.everything else ""
+            tell(f"{about}{plural(known - shown, 'more token')}: --limit 0 shows all")
         else:
-            tell(f"{plural(max(known - shown, 1), 'more token')}: --limit 0 shows all")
+            tell(f"these are the first {shown:,}, and there are more: --limit 0 shows all")
 
     def _sheet(self) -> Sheet:
         return _Lines(self._columns) if self._as_json else _Table(self._columns)
-
-
-async def _counted(client: PoolClient, views: Sequence[str]) -> int:
-    counts = await patiently(lambda: client.counts(views))
-    return sum(counts.values())
 
 
 class Ranking:

@@ -50,7 +50,9 @@ def change(program: Program, name: str, **fields: Any) -> None:
 
 
 @pytest.fixture
-def filled(apicas: Program) -> Program:
+def filled(apicas: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Some tokens; texts that are kept stay in the directory of the test."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store(
         apicas,
         {"_id": "t", "input": {"size": 3, "kind": "julia"}, "note": "x"},

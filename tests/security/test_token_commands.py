@@ -15,7 +15,8 @@ from tests.security.test_terminal import EVIL, NAMES, assert_all_harmless, push
 
 def test_no_command_drives_the_terminal(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     push(apicas)
-    monkeypatch.setenv("EDITOR", "cat /dev/null")
+    monkeypatch.setenv("EDITOR", "cat")
+    monkeypatch.setattr("tempfile.tempdir", str(apicas.directory))
     name = f"f{EVIL}".replace("/", "").replace("\x00", "")
     apicas.write(name, f"{{{EVIL}\n")
     for arguments in (
