@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from apicas.exceptions import ApicasError, ConfigError
 def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A file to be written, which gets its name when it is complete and on the disk; else it is removed.
 
+    A device or a pipe that stands there is written to as it is.
+
     Args:
         path: the file.
         replace: whether it may be there already.
@@ -24,6 +27,10 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
         ApicasError: it could not be written, as on a full disk.
     """
     final = Path(path)
+    if replace and _is_device(final):
+        with final.open("wb") as device:
+            yield device
+        return
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     reserved = None if replace else final
     try:
@@ -49,6 +56,15 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
             if left is not None:
                 with suppress(OSError):
                     left.unlink()
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is something that is neither a file nor a directory: a name must not be put in its place."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _reason(error: Exception) -> str:

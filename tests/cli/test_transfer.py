@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import random
+import subprocess
 import tarfile
 import time
 from base64 import b64encode
@@ -297,6 +298,18 @@ def test_two_archives_of_one_name_do_not_replace_each_other(filled: Program, mon
     assert set(contents(filled)) == {"bad", "held", "new", "odd"}
     filled("import", "a.tar.gz")
     assert "good/1" in contents(filled)
+
+
+def test_a_pipe_that_stands_there_is_written_to(filled: Program) -> None:
+    """And not replaced by a file, as /dev/null would be."""
+    pipe = filled.directory / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        assert filled("export", "new", "-o", "pipe").code == 0
+        assert reader.stdout is not None
+        assert decode(reader.stdout.read())["_id"] == "new"
+    assert pipe.is_fifo()
+    assert filled("export", "new", "-o", ".").code in {1, 2}
 
 
 def test_an_export_under_the_name_of_an_archive_is_refused(filled: Program) -> None:
