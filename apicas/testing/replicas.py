@@ -28,6 +28,7 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -191,6 +192,15 @@ class ReplicatedClient(PoolClient):
     @override
     async def add_view(self, view: View) -> None:
         await self._ask(lambda reply: reply(self.store.views.update({view.name: view})))
+
+    @override
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        ids: list[str] = await self._ask_replica(
+            lambda replica: sorted(identifier for identifier in replica.shown if after is None or identifier > after)
+        )
+        read = await self.get(ids[:limit])
+        found = [document for document in read if document is not None and document.get("type") == "token"]
+        return TokenPage(found, ids[limit - 1] if len(ids) > limit else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 
