@@ -31,13 +31,25 @@ def configured(pool: str | None) -> Configuration:
         ConfigError: they cannot be used, or a password is missing and there is nobody to ask.
     """
     configuration = configure(pool)
+    if configuration.lacks_password:
+        for note in configuration.notes:
+            tell(note)
+    return with_password(configuration)
+
+
+def with_password(configuration: Configuration) -> Configuration:
+    """A configuration with the password, asked for where it is missing.
+
+    Raises:
+        ConfigError: it is missing, and there is nobody to ask.
+    """
     if not configuration.lacks_password:
         return configuration
     password = _asked(configuration) if is_interactive() else None
     if password is None:
         raise ConfigError(
-            f"no password for {configuration.username!r} on {configuration.pool}: set $APICAS_PASSWORD, or write "
-            f"password = ... into {FILE_NAME}, or an entry into ~/.netrc"
+            f"no password for {configuration.username!r} on {configuration.pool}: `apicas passwd` keeps it; or set "
+            f"$APICAS_PASSWORD, or write password = ... into {FILE_NAME}, or an entry into ~/.netrc"
         )
     return replace(configuration, password=password)
 

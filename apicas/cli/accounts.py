@@ -1,0 +1,84 @@
+"""What commands about accounts share: a client of a server, and new passwords."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from apicas._secrets import Secret
+from apicas.cli.terminal import is_interactive, one_line
+from apicas.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from apicas.clients.couch import CouchClient
+    from apicas.configuration import Configuration
+
+_LONGEST: Final = 4096
+"""Characters of a password: a longer one is a file that was meant for something else."""
+
+
+@asynccontextmanager
+async def server_of(configuration: Configuration) -> AsyncIterator[CouchClient]:
+    """A client of the pool's server, open, whether or not the database is there.
+
+    Raises:
+        ConfigError: the pool is on no server.
+    """
+    from apicas.cli.opening import opened
+    from apicas.clients.couch import CouchClient
+
+    if not configuration.is_remote:
+        raise ConfigError(f"{configuration.pool} is no CouchDB database: a file belongs to whoever may write it")
+    async with opened(configuration) as client:
+        if not isinstance(client, CouchClient):
+            raise TypeError(type(client).__name__)
+        yield client
+
+
+def new_password(whose: str, *, from_stdin: bool, twice: bool = True) -> Secret:
+    """A password that somebody types in, unseen; or the first line of standard input.
+
+    Args:
+        whose: for the question.
+        from_stdin: read standard input, for scripts.
+        twice: ask again, since nobody sees what is typed.
+
+    Raises:
+        ConfigError: there is nobody to ask, it is empty, or the second one differs.
+    """
+    if from_stdin:
+        return _checked(Secret(sys.stdin.readline(_LONGEST + 2).rstrip("\r\n")))
+    if not is_interactive():
+        raise ConfigError("there is no terminal to ask for the password on: add --stdin, and send it there")
+    password = _checked(_asked(f"{whose}: "))
+    if twice and _asked("once more: ") != password:
+        raise ConfigError("the two are not the same: nothing was changed")
+    return password
+
+
+def _checked(password: Secret) -> Secret:
+    length = len(password.reveal())
+    if not length:
+        raise ConfigError("the password is empty: nothing was changed")
+    if length > _LONGEST:
+        raise ConfigError(f"the password has more than {_LONGEST:,} characters: nothing was changed")
+    return password
+
+
+def _asked(question: str) -> Secret:
+    import signal
+    import warnings
+    from getpass import GetPassWarning, getpass
+
+    # The event loop takes Ctrl-C for itself, and would act on it only after the answer.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GetPassWarning)
+            return Secret(getpass(one_line(question)))
+    except GetPassWarning:  # the terminal cannot be told not to show what is typed
+        raise ConfigError("this terminal would show the password: add --stdin, and send it there") from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
