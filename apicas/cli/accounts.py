@@ -21,20 +21,25 @@ _LONGEST: Final = 4096
 
 @asynccontextmanager
 async def server_of(configuration: Configuration) -> AsyncIterator[CouchClient]:
-    """A client of the pool's server, open, whether or not the database is there.
+    """A client of the pool's server that has logged in, whether or not we may use the database.
 
     Raises:
         ConfigError: the pool is on no server.
+        AccessDeniedError: name or password are wrong.
     """
-    from apicas.cli.opening import opened
+    from apicas.cli.opening import patiently
     from apicas.clients.couch import CouchClient
 
     if not configuration.is_remote:
         raise ConfigError(f"{configuration.pool} is no CouchDB database: a file belongs to whoever may write it")
-    async with opened(configuration) as client:
-        if not isinstance(client, CouchClient):
-            raise TypeError(type(client).__name__)
+    client = configuration.connect()
+    if not isinstance(client, CouchClient):
+        raise TypeError(type(client).__name__)
+    try:
+        await patiently(client.inspection.session)
         yield client
+    finally:
+        await client.aclose()
 
 
 def new_password(whose: str, *, from_stdin: bool, twice: bool = True) -> Secret:

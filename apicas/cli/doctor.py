@@ -81,8 +81,6 @@ async def _findings(pool: str | None, outbox: str | None) -> Findings:
         yield wrong("configuration", note, "put that right, or say the pool and the password in another place")
     async for finding in examine(configuration, outbox):
         yield finding
-        if finding.is_last:
-            return
 
 
 def _described(configuration: Configuration) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -31,16 +30,16 @@ async def examine(configuration: Configuration, outbox: str | None) -> Findings:
     from apicas.cli.examining_server import examine_server
 
     look = examine_server(configuration) if configuration.is_remote else _examine_file(configuration)
+    is_over = False
     try:
-        async with aclosing(look) as findings:  # type: ignore[type-var]  # it is a generator
-            async for finding in findings:
-                yield finding
-                if finding.is_last:
-                    return
+        async for finding in look:
+            yield finding
+            is_over = is_over or finding.is_last
     except ApicasError as error:
         yield wrong("pool", str(error), "try again; if it stays so, ask who runs the pool", code=exit_code_of(error))
         return
-    yield await _outbox(configuration, outbox)
+    if not is_over:
+        yield await _outbox(configuration, outbox)
 
 
 # A file. --------------------------------------------------------------------------------------------------------------

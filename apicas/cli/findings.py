@@ -25,7 +25,7 @@ class Finding:
         text: what was found.
         advice: what to do about it; empty where there is nothing to do.
         code: what the command ends with because of it, where nothing is worse.
-        is_last: whether nothing else can be looked at.
+        is_last: whether nothing else can be looked at, and so nothing else comes.
     """
 
     check: str

@@ -19,7 +19,8 @@ The password is kept for the pool's server and your name there: in the system's 
 nodes have no keyring, but they have your home directory: --file. It is tried on the server before it is kept.
 
 \b
-With --server it is changed there first, which takes the one that is configured now.
+With --server it is changed there first, which takes the one that is configured now. Servers since CouchDB 3 leave that
+to their admins unless they are told otherwise: `apicas users password NAME`.
 
 \b
 Examples:
@@ -73,26 +74,21 @@ async def _keep(configuration: Configuration, username: str, *, in_file: bool, s
     """Ask for the password, try it, and keep it."""
     from dataclasses import replace
 
-    from apicas.cli.accounts import new_password
-    from apicas.cli.opening import patiently
+    from apicas.cli.accounts import new_password, server_of
 
     password = new_password(f"Password of {username} on {configuration.pool}", from_stdin=stdin, twice=False)
-    client = replace(configuration, password=password).connect()
-    try:
-        await patiently(client.inspection.session)  # type: ignore[attr-defined]  # a pool on a server is a CouchClient
-    finally:
-        await client.aclose()
+    async with server_of(replace(configuration, password=password)):
+        pass  # it is the right one
     _store(configuration, username, password, in_file=in_file)
 
 
 async def _change(pool: str | None, username: str, *, in_file: bool, stdin: bool) -> None:
     """Change the password on the server, and keep the new one."""
     from apicas.cli.accounts import new_password, server_of
-    from apicas.cli.opening import configured, patiently
+    from apicas.cli.opening import configured
 
     configuration = configured(pool)
     async with server_of(configuration) as client:
-        await patiently(client.inspection.session)
         password = new_password(f"New password of {username} on {configuration.pool}", from_stdin=stdin)
         await client.accounts.change_password(username, password)
     say(f"the password of {username} is changed on the server")

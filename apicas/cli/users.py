@@ -42,6 +42,13 @@ Examples:
   apicas users add ann --member
   pwgen 20 1 | tee ann.txt | apicas users add ann --member --stdin --yes
 """
+_RENEW = """\b
+It is for admins of the server. Your own account: `apicas passwd --server`, where the server lets users do that.
+
+\b
+Examples:
+  apicas users password ann
+"""
 _GRANT = """\b
 With --role the names are those of roles. An account that does not exist yet may be granted something, too.
 
@@ -168,6 +175,33 @@ async def _add(
             say(f"{name} is {'an' if kind == 'admin' else 'a'} {kind} of {client.address}")
 
 
+def password(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")],
+    *,
+    pool: PoolOption = None,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read the password from standard input.")] = False,
+) -> None:
+    """Give an account a new password."""
+    import asyncio
+
+    from apicas.cli.opening import configured
+
+    asyncio.run(_password(configured(pool), name, stdin=stdin))
+
+
+async def _password(configuration: Configuration, name: str, *, stdin: bool) -> None:
+    from apicas.cli.accounts import new_password, server_of
+    from apicas.cli.opening import patiently
+    from apicas.exceptions import ConfigError
+
+    async with server_of(configuration) as client:
+        if not await patiently(lambda: client.accounts.exists(name)):
+            raise ConfigError(f"there is no account {name!r} in the server's _users")
+        new = new_password(f"New password of {name}", from_stdin=stdin)
+        await client.accounts.change_password(name, new)
+    say(f"the password of {name} is changed on the server")
+
+
 def grant(
     names: NamesArgument,
     *,
@@ -273,4 +307,10 @@ def _title(which: str) -> str:
     return which.replace("_", " ")
 
 
-SUBCOMMANDS = {"list": (list_users, _LIST), "add": (add, _ADD), "grant": (grant, _GRANT), "revoke": (revoke, _REVOKE)}
+SUBCOMMANDS = {
+    "list": (list_users, _LIST),
+    "add": (add, _ADD),
+    "password": (password, _RENEW),
+    "grant": (grant, _GRANT),
+    "revoke": (revoke, _REVOKE),
+}

@@ -13,7 +13,7 @@ from apicas._documents import encode
 from apicas._secrets import Secret
 from apicas.clients.couch.answers import reason_of
 from apicas.clients.couch.transport import Answer, Transport
-from apicas.exceptions import ApicasError, ConfigError, PoolError, PoolNotFoundError
+from apicas.exceptions import AccessDeniedError, ApicasError, ConfigError, PoolError, PoolNotFoundError
 
 _PREFIX: Final = "org.couchdb.user:"
 _LOOKS: Final = 5
@@ -34,7 +34,7 @@ class Accounts:
         """All of them.
 
         Raises:
-            AccessDeniedError: we are no admin of the server.
+            AccessDeniedError: that is for admins of the server.
         """
         bounds = {"startkey": f'"{_PREFIX}"', "endkey": f'"{_PREFIX}\ufff0"'}
         answer = await self._ask("GET", f"_users/_all_docs?{urlencode(bounds)}")
@@ -83,7 +83,7 @@ class Accounts:
             body = {"_id": f"{_PREFIX}{name}", **document}
             answer = await self._transport.send("PUT", _path(name), encode({**body, "password": password.reveal()}))
         except ApicasError as error:
-            problem = error
+            problem = self._explained(error)
         if problem is not None:
             # The variables of the functions that it came through hold the password.
             problem.__cause__ = problem.__context__ = None
@@ -94,8 +94,18 @@ class Accounts:
         await self._transport.open()
         try:
             return await self._transport.ask(method, path)
+        except AccessDeniedError as error:
+            raise self._explained(error) from error
         except PoolNotFoundError as error:
             raise ConfigError(f"{self._transport.address}: the server has no accounts, no database _users") from error
+
+    def _explained(self, error: ApicasError) -> ApicasError:
+        """A refusal that says what was refused: to the server it is a database like any other."""
+        if not isinstance(error, AccessDeniedError) or "not allowed" not in str(error):
+            return error
+        return AccessDeniedError(
+            f"{self._transport.address}: the accounts of this server are for its admins alone, passwords included"
+        )
 
 
 def _accepted(answer: Answer) -> bool:
