@@ -136,11 +136,13 @@ async def _locks(client: PoolClient, locked: int) -> Findings:
     alive = [holder for holder in found if holder.sign is Sign.ALIVE]
     lost = [holder for holder in found if holder.sign in {Sign.SILENT, Sign.GONE}]
     foreign = [holder for holder in found if holder.sign is Sign.FOREIGN]
+    names = [token for holder in lost for token in holder.stuck(client.time())]
     yield fine("locks", f"{plural(len(alive), 'pilot')} at work on {plural(_number(alive))}")
     if lost:
+        examples = ", ".join(names[:_SHOWN])
         yield wrong(
             "stale locks",
-            f"{plural(_number(lost))} of {plural(len(lost), 'pilot')} without a sign of life, as {_examples(lost)}",
+            f"{plural(len(names))} of {plural(len(lost), 'pilot')} without a sign of life, as {examples}",
             "any running pilot puts them back to todo, so start one (`apicas run ...`); without one: `apicas reset "
             f"locked --older-than {max(client.default_lease, 60):.0f}s`",
         )
@@ -149,23 +151,18 @@ async def _locks(client: PoolClient, locked: int) -> Findings:
 
 
 def _foreign(found: list[Holder], now: float) -> Finding:
-    old = [holder for holder in found if holder.stuck(now)]
+    old = [token for holder in found for token in holder.stuck(now)]
     if not old:
         return fine("locks of other tools", f"{plural(_number(found))}, none older than two days")
     return wrong(
         "locks of other tools",
-        f"{plural(_number(old))} held by another tool, as PiCaS, for more than two days, as {_examples(old)}",
+        f"{plural(len(old))} held by another tool, as PiCaS, for more than two days, as {', '.join(old[:_SHOWN])}",
         "if nothing works on them: `apicas reset locked --older-than 48h`, or pilots with --foreign-lock-timeout 48h",
     )
 
 
 def _number(found: list[Holder]) -> int:
     return sum(len(holder.tokens) for holder in found)
-
-
-def _examples(found: list[Holder]) -> str:
-    names = [str(document["_id"]) for holder in found for document in holder.tokens[:_SHOWN]]
-    return ", ".join(names[:_SHOWN])
 
 
 # The outbox. ----------------------------------------------------------------------------------------------------------

@@ -79,10 +79,9 @@ class Holder:
         Args:
             now: store time, unix seconds.
         """
-        is_old = self.since is None or now - self.since > OLD_LOCK
-        if self.sign is Sign.GONE or (self.sign is Sign.FOREIGN and is_old):
-            return [document["_id"] for document in self.tokens]
-        return self.silent
+        if self.sign is Sign.FOREIGN:
+            return [document["_id"] for document in self.tokens if now - (lock_time(document) or 0.0) > OLD_LOCK]
+        return [document["_id"] for document in self.tokens] if self.sign is Sign.GONE else self.silent
 
 
 def lock_time(document: Mapping[str, Any]) -> float | None:

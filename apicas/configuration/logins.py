@@ -160,12 +160,13 @@ def _name(address: str, chosen: Source | None, sources: Sequence[Source]) -> tup
 def _permitted(address: str, chosen: Source | None, sources: Sequence[Source]) -> list[Source]:
     """The places whose credentials may go to an address, the one that it comes from first."""
     first = [chosen] if chosen is not None and chosen in sources else []
-    return [*first, *(source for source in sources if _may_log_in(source, chosen, address))]
+    others = [source for source in sources if source is not chosen]
+    return [*first, *(source for source in others if _may_log_in(source, chosen, address))]
 
 
 def _may_log_in(source: Source, chosen: Source | None, address: str) -> bool:
     """Whether the credentials of one place may go to an address that comes from another."""
-    if source is chosen or not source.is_file:
+    if not source.is_file:
         return True
     if source.address is None:  # meant for the pool that the user names, though not for one that another file names
         return not source.is_foreign and (chosen is None or not chosen.is_file)

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import keyring
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked, PasswordDeleteError
 
 from apicas._secrets import Secret
 from apicas.cli.exits import ExitCode
@@ -18,19 +21,17 @@ from tests.cli.test_commands import refusing  # noqa: F401 - a fixture
 from tests.cli.test_terminal import Start, terminal  # noqa: F401 - a fixture
 from tests.couchdb import Server, guarded_server
 
-keyring = pytest.importorskip("keyring")
-
 SECRET = "s3cr3t"
 ORIGIN = "https://couch.example"
 
 
-class MemoryKeyring(keyring.backend.KeyringBackend):  # type: ignore[misc]  # the library's base is untyped
+class MemoryKeyring(KeyringBackend):
     """A keyring as the library defines them, for this process."""
 
     priority = 1
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's
         self.kept: dict[tuple[str, str], str] = {}
         self.asked = 0
 
@@ -43,17 +44,17 @@ class MemoryKeyring(keyring.backend.KeyringBackend):  # type: ignore[misc]  # th
 
     def delete_password(self, service: str, username: str) -> None:
         if self.kept.pop((service, username), None) is None:
-            raise keyring.errors.PasswordDeleteError
+            raise PasswordDeleteError
 
 
 class LockedKeyring(MemoryKeyring):
     """One that nobody opens."""
 
     def get_password(self, service: str, username: str) -> str | None:
-        raise keyring.errors.KeyringLocked
+        raise KeyringLocked
 
     def set_password(self, service: str, username: str, password: str) -> None:
-        raise keyring.errors.KeyringLocked
+        raise KeyringLocked
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def no_ring() -> Iterator[None]:
     from keyring.backends.fail import Keyring
 
     before = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
+    keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]  # the library's
     yield
     keyring.set_keyring(before)
 
@@ -84,7 +85,7 @@ def test_a_password_is_kept_in_the_keyring_for_one_server_and_one_name(tmp_path:
     assert store(tmp_path, ORIGIN, "me", Secret(SECRET)) == KEYRING
     assert list(tmp_path.iterdir()) == []
     configuration = found(tmp_path, "https://me@couch.example/db")
-    assert (configuration.password, configuration.origins["password"]) == (SECRET, KEYRING)
+    assert (configuration.password, configuration.origins["password"]) == (Secret(SECRET), KEYRING)
     for other in ("https://you@couch.example/db", "http://me@couch.example/db", "https://me@couch.example:6984/db"):
         assert found(tmp_path, other).password is None
 
@@ -94,7 +95,7 @@ def test_where_there_is_no_keyring_it_is_a_file_that_nobody_else_can_read(tmp_pa
     path = Path(place)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert stored_login(path.parent, ORIGIN, "me") == ("me", SECRET, place)
+    assert stored_login(path.parent, ORIGIN, "me") == ("me", Secret(SECRET), place)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
@@ -107,7 +108,7 @@ def test_a_locked_keyring_is_none(tmp_path: Path, ring: MemoryKeyring) -> None:
 def test_a_keyring_that_forgets_is_none(tmp_path: Path, no_ring: None) -> None:
     from keyring.backends.null import Keyring
 
-    keyring.set_keyring(Keyring())
+    keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]  # the library's
     assert store(tmp_path, ORIGIN, "me", Secret(SECRET)).endswith("passwords.json")
 
 
@@ -133,7 +134,7 @@ def test_the_newer_of_file_and_keyring_is_the_one_that_is_used(tmp_path: Path, r
 def test_the_only_name_that_is_kept_for_a_server_need_not_be_said(tmp_path: Path, no_ring: None) -> None:
     store(tmp_path, ORIGIN, "me", Secret(SECRET))
     configuration = found(tmp_path, "https://couch.example/db")
-    assert (configuration.username, configuration.password) == ("me", SECRET)
+    assert (configuration.username, configuration.password) == ("me", Secret(SECRET))
     store(tmp_path, ORIGIN, "you", Secret("other"))
     assert found(tmp_path, "https://couch.example/db").username is None
 
@@ -174,7 +175,8 @@ def test_a_file_that_means_nothing_is_one_line_and_quotes_nothing(tmp_path: Path
 
 def test_others_in_the_file_stay(tmp_path: Path, no_ring: None) -> None:
     for origin, name in ((ORIGIN, "me"), (ORIGIN, "you"), ("http://other", "me")):
-        path = Path(store(tmp_path, origin, name, Secret(f"{origin} {name}")))
+        store(tmp_path, origin, name, Secret(f"{origin} {name}"))
+    path = tmp_path / "passwords.json"
     forget(tmp_path, ORIGIN, "me")
     assert json.loads(path.read_text()) == {ORIGIN: {"you": f"{ORIGIN} you"}, "http://other": {"me": "http://other me"}}
 
@@ -206,9 +208,7 @@ def test_passwd_tries_a_password_and_keeps_it(apicas: Program, server: Server) -
 
 
 @pytest.mark.couchdb
-def test_passwd_says_what_comes_before_it(
-    apicas: Program, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passwd_says_what_comes_before_it(apicas: Program, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APICAS_PASSWORD", "old")
     result = apicas("passwd", "--stdin", "--file", "--pool", pool_of(server), stdin="s3cret\n")
     assert (result.code, "the password of the environment comes before it" in result.err) == (0, True)
