@@ -209,6 +209,7 @@ def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
     return Work(
         process=token_hook(function, thread_limiter(workers)),
         remake=partial(_work_of_function, function, 1),
+        cleanup_env=function.close if isinstance(function, CommandRunner) else None,
         in_processes=isinstance(function, CommandRunner),
     )
 

@@ -28,6 +28,7 @@ def summary_of(document: Document) -> Document:
         "exit_code": token.exit_code,
         "progress": _mapping(entries.get("progress")) if held else None,
         "usage": _mapping(entries.get("usage")),
+        "workdir": entries.get("workdir"),
         "scrubbed": token.scrub_count,
         "crashed": token.crashes,
         "vanished": count(entries.get("vanished")),
@@ -46,6 +47,8 @@ def lines_of(document: Document) -> Iterator[str]:
         yield f"  progress  {_percent(progress.get('fraction'))} {progress.get('message', '')}".rstrip()
     if "usage" in summary:
         yield f"  took      {', '.join(_taken(summary['usage']))}"
+    if "workdir" in summary:
+        yield f"  files     {summary['workdir']}"
     if "error" in summary:
         yield f"  error     {summary['error']}"
 
