@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import json
+import tokenize
 import warnings
 from collections.abc import Sequence
+from io import StringIO
 from keyword import iskeyword
 from typing import Any, Final, NoReturn
 
@@ -42,14 +44,24 @@ def parse_condition(text: str) -> Condition:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its style
             tree = ast.parse(text.strip(), mode="eval")
+        _check_names(text.strip())
         return _condition(tree.body)
     except SyntaxError as error:
         raise ConfigError(f"the condition {text!r} cannot be read, at column {error.offset}: {_EXAMPLE}") from None
-    except (ValueError, RecursionError, MemoryError):
+    except (ValueError, RecursionError, MemoryError, tokenize.TokenError):
         raise ConfigError(f"the condition {text[:80]!r} cannot be read: {_EXAMPLE}") from None
 
 
 _EXAMPLE: Final = 'write `cores >= 4`, `input.kind == "deep" and not urgent == true` or `cores in [1, 2]`'
+
+
+def _check_names(text: str) -> None:
+    """Refuse fields with letters that Python takes for others: to it `º` is `o`."""
+    if text.isascii():
+        return
+    for token in tokenize.generate_tokens(StringIO(text).readline):
+        if token.type == tokenize.NAME and not token.string.isascii():
+            raise ConfigError(f"in the condition, write field({json.dumps(token.string, ensure_ascii=False)})")
 
 
 _JOINED: Final[dict[type[ast.AST], type[Every | Either]]] = {
@@ -131,6 +143,13 @@ def _refuse(node: ast.expr, why: str) -> NoReturn:
 
 def condition_text(stored: Any) -> str:
     """A stored condition as `parse_condition` reads it; the JSON of what is none."""
+    try:
+        return _text(stored)
+    except RecursionError:
+        return "(nested too deeply to be shown)"
+
+
+def _text(stored: Any) -> str:
     match stored:
         case {"path": [*path], "operator": str(sign), "value": value}:
             return f"{_field_text(path)} {sign} {json.dumps(value, ensure_ascii=False)}"
@@ -145,14 +164,18 @@ def condition_text(stored: Any) -> str:
 
 def _part_text(stored: Any) -> str:
     is_comparison = isinstance(stored, dict) and "path" in stored
-    return condition_text(stored) if is_comparison else f"({condition_text(stored)})"
+    return _text(stored) if is_comparison else f"({_text(stored)})"
 
 
 def _field_text(path: Sequence[Any]) -> str:
     first, *others = map(str, path)
-    if not first.isidentifier() or first in _WORDS or iskeyword(first):
+    if not _is_plain(first) or first in _WORDS:
         return f"field({', '.join(json.dumps(str(name), ensure_ascii=False) for name in path)})"
     return first + "".join(
-        f".{name}" if name.isidentifier() and not iskeyword(name) else f"[{json.dumps(name, ensure_ascii=False)}]"
-        for name in others
+        f".{name}" if _is_plain(name) else f"[{json.dumps(name, ensure_ascii=False)}]" for name in others
     )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether Python takes a name for what it is, without quotes."""
+    return name.isascii() and name.isidentifier() and not iskeyword(name)

@@ -2,7 +2,7 @@
 
 Both are read as they are, and only where nothing nearer says where the pool is or what the password is: whatever is
 wrong with them concerns nobody else. `picasconfig.py` is a program; it is not run, but read: texts, what is put
-together of them, and variables of the environment are understood.
+together of them, and variables PICAS_* of the environment are understood.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ CONF: Final = Path(".config/picas/conf.yml")
 MODULE: Final = "picasconfig.py"
 _KEY_FILE: Final = "key.dat"
 _EXTRA: Final = "`pip install 'apicas[picas]'`"
+_PREFIX: Final = "PICAS_"
+"""Of variables of the environment that a picasconfig.py may use."""
 _MOST_BYTES: Final = 1_000_000
 _NAMES: Final = {
     "PICAS_HOST_URL": "host_url",
@@ -156,11 +158,11 @@ def _module_values(text: str, reader: _Reader, *, has_conf: bool) -> tuple[dict[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its style
             tree = ast.parse(text)
+        return _assigned(tree, reader, has_conf=has_conf)
     except SyntaxError as error:
         return {}, {"": f"it is no Python, see line {error.lineno}"}
     except (ValueError, RecursionError, MemoryError):
-        return {}, {"": "it is no Python"}
-    return _assigned(tree, reader, has_conf=has_conf)
+        return {}, {"": "it is no Python that can be read"}
 
 
 def _assigned(tree: ast.Module, reader: _Reader, *, has_conf: bool) -> tuple[dict[str, Secret], dict[str, str]]:
@@ -231,19 +233,27 @@ class _Reader:
         return Secret("".join(text.reveal() for text in texts)) if len(texts) == len(nodes) else None
 
     def _variable(self, node: ast.expr) -> Secret | None:
-        """The text of `os.environ[...]`, `os.environ.get(...)` and `os.getenv(...)`."""
+        """The text of `os.environ[...]`, `os.environ.get(...)` and `os.getenv(...)`, for PICAS_* alone.
+
+        Of others it could make a part of an address: a file that came with somebody's repository would send them there.
+        """
         match node:
             case ast.Subscript(value=place, slice=ast.Constant(value=str(name))) if _dotted(place) == "os.environ":
-                value = self._lookup(name)
+                value = self._ours(name)
                 return None if value is None else Secret(value)
             case ast.Call(func=function, args=[ast.Constant(value=str(name)), *default], keywords=[]) if _dotted(
                 function
             ) in {"os.environ.get", "os.getenv"}:
-                value = self._lookup(name)
+                if not name.startswith(_PREFIX):
+                    return None
+                value = self._ours(name)
                 if value is not None or not default:
                     return None if value is None else Secret(value)
                 return self.read(default[0])
         return None
+
+    def _ours(self, name: str) -> str | None:
+        return self._lookup(name) if name.startswith(_PREFIX) else None
 
 
 def _dotted(node: ast.expr) -> str:

