@@ -86,10 +86,29 @@ def _parts(holder: Holder, now: float) -> Iterator[str]:
         yield f"since {at_time(holder.since)} ({in_hours(now - holder.since)})"
     if holder.beat is not None and holder.pilot is not None:
         yield f"last beat {in_hours(now - holder.beat)} ago"
-    if holder.sign != "alive" and holder.pilot is not None:
-        yield str(holder.sign)
-    elif holder.silent:
-        yield f"{plural(len(holder.silent))} without a beat"
+    if holder.pilot is not None:
+        yield from _doubts(holder)
+
+
+def brief(holder: Holder, now: float) -> str:
+    """A holder in half a line."""
+    from apicas._runtime.survey import in_hours
+
+    jobs = [f"{kind} job {job}" for kind, job in holder.jobs.items()]
+    began = "" if holder.since is None else f" for {in_hours(now - holder.since)}"
+    parts = [holder.hostname or "a node that is not named", *jobs, f"{plural(len(holder.tokens))}{began}"]
+    if holder.beat is not None and holder.pilot is not None:
+        parts.append(f"beat {in_hours(now - holder.beat)} ago")
+    return ", ".join([*parts, *_doubts(holder)])
+
+
+def _doubts(holder: Holder) -> list[str]:
+    """What is wrong with a holder."""
+    if holder.pilot is None:
+        return ["another tool"]
+    if holder.sign != "alive":
+        return [str(holder.sign)]
+    return [f"{plural(len(holder.silent))} without a beat"] if holder.silent else []
 
 
 def _token_lines(holder: Holder, now: float) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import typer
 
 from apicas.cli.holders import Holder, Sign, holders_in
-from apicas.cli.pilots import headline
+from apicas.cli.pilots import brief
 from apicas.cli.terminal import one_line, plural, results, say_json
 from apicas.exceptions import PoolUnavailableError
 from apicas.views import STATES
@@ -250,7 +250,7 @@ def _rows(look: Look) -> Iterator[tuple[str, str]]:
     yield f"  {_forecast(look)}{'  ' if rate else ''}{rate}", ""
     yield f"{plural(len(look.at_work), 'pilot')} at work", "bold"
     for holder in look.found[:_PILOTS_SHOWN]:
-        yield f"  {headline(holder, look.now)}", "" if holder.sign is Sign.ALIVE else "yellow"
+        yield f"  {brief(holder, look.now)}", "" if holder.sign is Sign.ALIVE else "yellow"
     if len(look.found) > _PILOTS_SHOWN:
         yield f"  and {len(look.found) - _PILOTS_SHOWN:,} more: `apicas pilots`", ""
     if look.stuck:

@@ -226,6 +226,21 @@ def test_a_database_that_is_open_to_everybody(apicas: Program, couch: Server, da
     assert (found["status"], "apicas users grant NAME" in found["advice"]) == ("do", True)
 
 
+@pytest.mark.parametrize("pending", [0, 57_000])
+def test_an_index_that_is_behind_is_not_waited_for(
+    apicas: Program, database: str, monkeypatch: pytest.MonkeyPatch, pending: int
+) -> None:
+    """A server of the tests has caught up before it can be asked, and PouchDB does not tell."""
+
+    async def tell(self: Any, design: str) -> int:
+        return pending
+
+    monkeypatch.setattr("apicas.clients.couch.inspection.Inspection.pending", tell)
+    found = examined(apicas)
+    assert (found["index"]["status"], found["views"]["status"]) == (("do", "skipped") if pending else ("ok", "ok"))
+    assert ("waits until it has caught up" in found["index"]["advice"]) is bool(pending)
+
+
 def test_split_tokens(apicas: Program, couch: Server, database: str) -> None:
     split(couch, database, "both", {"lock": 1_700_000_000}, {"lock": 1_700_000_001})
     found = examined(apicas)["split tokens"]

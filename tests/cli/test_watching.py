@@ -102,7 +102,7 @@ def test_on_a_terminal_a_table_moves(apicas: Program, terminal: Start) -> None: 
     screen.read_until("tokens/s")
     assert "sqlite:///apicas.db" in screen.seen
     assert "1 token stuck: token_" in screen.seen
-    assert "another tool on" in screen.seen
+    assert "a node that is not named, 1 token for " in screen.seen
     assert screen.interrupt() == 130
     assert "Traceback" not in screen.seen
 
