@@ -131,12 +131,13 @@ def path(
         say(str(_file(here=False)))
         return
     from apicas.configuration.environment import surroundings
-    from apicas.configuration.picas import looked_at
+    from apicas.configuration.keys import PICAS_CONF, PICAS_MODULE
     from apicas.configuration.stored import FILE_NAME as PASSWORDS
 
     around = surroundings(None)
-    conf, *module = looked_at(around.home, Path.cwd()) if around.home else [None, *looked_at(None, Path.cwd())]
-    paths = [_file(here=True), _file(here=False), conf, *module, _file(here=False).with_name(PASSWORDS), around.netrc]
+    conf = None if around.home is None else around.home / PICAS_CONF
+    own = _file(here=False)
+    paths = [_file(here=True), own, conf, Path.cwd() / PICAS_MODULE, own.with_name(PASSWORDS), around.netrc]
     with results():
         for found in paths:
             if found is not None:

@@ -11,6 +11,10 @@ DEFAULT_POOL: Final = "sqlite:///apicas.db"
 FILE_NAME: Final = "apicas.toml"
 USER_FILE_NAME: Final = "config.toml"
 
+PICAS_CONF: Final = ".config/picas/conf.yml"
+"""In the home directory; PiCaS looks nowhere else."""
+PICAS_MODULE: Final = "picasconfig.py"
+
 NUMBER: Final = (int, float)
 KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "pool": str,

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from apicas._netrc import netrc_login
 from apicas._secrets import Secret
 from apicas.configuration.addresses import is_encrypted, is_remote, origin_of, split
 from apicas.configuration.environment import Surroundings
+from apicas.configuration.keys import PICAS_CONF, PICAS_MODULE
 from apicas.configuration.sources import Source
 
 
@@ -34,11 +34,13 @@ class Places:
     @cached_property
     def of_picas(self) -> Sequence[Source]:
         """What PiCaS's files say: read when they are asked for, since most users have none."""
-        from apicas.configuration.picas import looked_at, picas_sources
-
-        if not any(path.exists() for path in looked_at(self.around.home, self._directory)):
+        home = self.around.home
+        paths = [self._directory / PICAS_MODULE, *([] if home is None else [home / PICAS_CONF])]
+        if not any(path.exists() for path in paths):
             return ()
-        return picas_sources(self.around.home, self._directory, self.around.lookup)
+        from apicas.configuration.picas import picas_sources
+
+        return picas_sources(home, self._directory, self.around.lookup)
 
 
 @dataclass(slots=True)
@@ -87,6 +89,8 @@ class _Search:
 
     def by_netrc(self) -> _Found | None:
         """From the user's netrc, by the host."""
+        from apicas._netrc import netrc_login
+
         path = self.places.around.netrc
         # A file in somebody's directory may name a host of ours: not by a connection that others can listen to.
         is_safe = self.chosen is None or not self.chosen.is_shared or is_encrypted(self.address)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,12 +19,10 @@ from urllib.parse import quote
 from apicas._files import check_private, is_foreign
 from apicas._secrets import Secret
 from apicas.configuration.addresses import is_remote
+from apicas.configuration.keys import PICAS_CONF, PICAS_MODULE
 from apicas.configuration.sources import Source, make_source
 from apicas.exceptions import ConfigError
 
-CONF: Final = Path(".config/picas/conf.yml")
-"""In the home directory; PiCaS looks nowhere else."""
-MODULE: Final = "picasconfig.py"
 _KEY_FILE: Final = "key.dat"
 _EXTRA: Final = "`pip install 'apicas[picas]'`"
 _PREFIX: Final = "PICAS_"
@@ -48,8 +46,8 @@ def picas_sources(home: Path | None, directory: Path, lookup: Lookup) -> list[So
         directory: where `picasconfig.py` is looked for.
         lookup: the value of a variable of the environment, for a `picasconfig.py` that asks for one.
     """
-    conf = None if home is None else _read_conf(home / CONF)
-    module = _read_module(directory / MODULE, lookup, has_conf=conf is not None)
+    conf = None if home is None else _read_conf(home / PICAS_CONF)
+    module = _read_module(directory / PICAS_MODULE, lookup, has_conf=conf is not None)
     return [source for source in (conf, module) if source is not None]
 
 
@@ -308,10 +306,3 @@ def _source(
 
 def _handing(password: Secret) -> Callable[[], Secret | str]:
     return lambda: password
-
-
-def looked_at(home: Path | None, directory: Path) -> Iterator[Path]:
-    """The files that are looked for, there or not."""
-    if home is not None:
-        yield home / CONF
-    yield directory / MODULE
