@@ -31,6 +31,8 @@ def configured(pool: str | None) -> Configuration:
         ConfigError: they cannot be used, or a password is missing and there is nobody to ask.
     """
     configuration = configure(pool)
+    if configuration.is_of_picas:  # who follows a tutorial is to see that this is no file in the working directory
+        tell(f"the pool is {configuration.pool}, as {configuration.source} says")
     if configuration.lacks_password:
         for note in configuration.notes:
             tell(note)

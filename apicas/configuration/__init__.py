@@ -73,6 +73,8 @@ class Configuration:
     """Where each key's value comes from, for people; a key that nobody set is not in it."""
     notes: tuple[str, ...] = ()
     """What was looked for and could not be read, for people."""
+    is_of_picas: bool = False
+    """Whether PiCaS's own configuration names the pool, and nothing of apicas does."""
 
     @property
     def is_remote(self) -> bool:
@@ -153,6 +155,7 @@ def configure(
         password=login.password,
         origins={"pool": _DEFAULT if chosen is None else chosen.name, **login.origins, **origins},
         notes=tuple(login.notes),
+        is_of_picas=chosen is not None and chosen.is_foreign,
         **settings,
     )
 

@@ -74,12 +74,22 @@ def test_what_could_not_be_read_is_said(apicas: Program) -> None:
     )
     result = apicas("config", "show")
     assert "PICAS_PASSWORD in line 4 is worked out by code, which apicas does not run" in result.error
+    assert result.code == 0
     refused = apicas("status")
     assert (refused.code, "PICAS_PASSWORD in line 4" in refused.err, "no password for 'me'" in refused.err) == (
         2,
         True,
         True,
     )
+
+
+def test_a_pool_that_only_picas_names_is_said(apicas: Program) -> None:
+    """It may be one that others work on, and `apicas push` without a word fills it."""
+    apicas.write("picasconfig.py", 'PICAS_HOST_URL="http://127.0.0.1:9"\nPICAS_DATABASE="db"\nPICAS_USERNAME="me"\n')
+    told = "apicas: the pool is http://127.0.0.1:9/db, as picasconfig.py says"
+    assert apicas("push", stdin="x\n").err.splitlines()[0] == told
+    assert apicas("config", "set", "pool", "http://me@127.0.0.1:9/db").code == 0
+    assert told not in apicas("push", stdin="x\n").err
 
 
 def test_set_makes_a_file_for_its_owner_alone(apicas: Program) -> None:
