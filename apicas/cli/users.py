@@ -158,6 +158,8 @@ async def _add(
     from apicas.cli.opening import patiently
     from apicas.exceptions import ConfigError
 
+    if not name or ":" in name or name.startswith("_"):
+        raise ConfigError(f"{name!r} cannot be an account's name: none is empty, has a colon, or begins with _")
     async with server_of(configuration) as client:
         if await patiently(lambda: client.accounts.exists(name)):
             raise ConfigError(f"there is an account {name!r}: `apicas users grant` lets it use a database")

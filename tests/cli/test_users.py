@@ -9,6 +9,7 @@ import pytest
 
 from apicas._documents import decode
 from tests.cli.program import Program
+from tests.cli.test_terminal import Start, terminal  # noqa: F401 - a fixture
 from tests.couchdb import SERVERS, Server, guarded_server, server
 
 
@@ -107,6 +108,27 @@ def test_a_user_who_was_granted_it_can_use_the_database_and_no_other_can(
 def test_adding_an_account_can_be_tried(apicas: Program, pool: str) -> None:
     result = apicas("users", "add", "zoe", "--member", "--admin", "--dry-run")
     assert result.out == f"would add the account zoe, member of {pool}, admin of {pool}\n"
+    assert "zoe" not in listed(apicas)["accounts"]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "_a"])
+def test_names_that_nobody_could_log_in_with_are_refused(apicas: Program, pool: str, name: str) -> None:
+    assert "cannot be an account's name" in apicas("users", "add", name, "--stdin", "--yes", stdin="x\n").error
+
+
+def test_a_new_password_is_typed_twice_and_unseen(
+    apicas: Program,
+    pool: str,
+    terminal: Start,  # noqa: F811
+) -> None:
+    screen = terminal("users", "add", "zoe", "--yes")
+    screen.read_until("Password of zoe: ")
+    screen.type("0pen-sesame\n")
+    screen.read_until("once more: ")
+    screen.type("0pen-sesam\n")
+    assert screen.finish() == 2
+    assert "the two are not the same" in screen.seen
+    assert "0pen" not in screen.seen
     assert "zoe" not in listed(apicas)["accounts"]
 
 
