@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from apicas._secrets import Secret
-from apicas.cli.terminal import is_interactive, one_line
+from apicas.cli.terminal import ask_unseen, is_interactive
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -73,17 +73,7 @@ def _checked(password: Secret) -> Secret:
 
 
 def _asked(question: str) -> Secret:
-    import signal
-    import warnings
-    from getpass import GetPassWarning, getpass
-
-    # The event loop takes Ctrl-C for itself, and would act on it only after the answer.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", GetPassWarning)
-            return Secret(getpass(one_line(question)))
-    except GetPassWarning:  # the terminal cannot be told not to show what is typed
-        raise ConfigError("this terminal would show the password: add --stdin, and send it there") from None
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    answer = ask_unseen(question)
+    if answer is None:
+        raise ConfigError("this terminal would show the password: add --stdin, and send it there")
+    return answer

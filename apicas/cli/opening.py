@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from apicas._secrets import Secret
-from apicas.cli.terminal import is_interactive, one_line, tell
+from apicas.cli.terminal import ask_unseen, is_interactive, tell
 from apicas.clients.base import PoolClient
 from apicas.configuration import FILE_NAME, Configuration, configure
 from apicas.exceptions import ConfigError, PoolUnavailableError
@@ -58,17 +58,8 @@ def with_password(configuration: Configuration) -> Configuration:
 
 def _asked(configuration: Configuration) -> Secret | None:
     """The password that somebody types in; None where it would be seen."""
-    import warnings
-    from getpass import GetPassWarning, getpass
-
     # The name and the address may come from a file of somebody else's making.
-    question = one_line(f"Password of {configuration.username} on {configuration.pool}: ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", GetPassWarning)
-        try:
-            return Secret(getpass(question))
-        except GetPassWarning:  # the terminal cannot be told not to show what is typed
-            return None
+    return ask_unseen(f"Password of {configuration.username} on {configuration.pool}: ")
 
 
 @asynccontextmanager

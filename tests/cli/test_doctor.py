@@ -19,6 +19,7 @@ from tests.cli.program import Program, Result
 from tests.cli.test_commands import _Refusing, fill, refusing, spoil  # noqa: F401 - a fixture
 from tests.cli.test_flush import leave
 from tests.cli.test_heal import split
+from tests.cli.test_terminal import Start, terminal  # noqa: F401 - a fixture
 from tests.couchdb import SERVERS, Server, guarded_server, server
 
 
@@ -161,6 +162,19 @@ def test_no_password_and_nobody_to_ask(apicas: Program, database: str, monkeypat
     result = apicas("doctor")
     assert (result.code, len(to_do(result))) == (2, 1)
     assert "do  login: no password for 'admin'" in result.out
+
+
+def test_a_password_is_asked_for_on_a_terminal_where_ctrl_c_is_heard(
+    apicas: Program,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: Start,  # noqa: F811
+) -> None:
+    monkeypatch.delenv("APICAS_PASSWORD")
+    screen = terminal("doctor")
+    screen.read_until("Password of admin on ")
+    assert screen.interrupt() == 130
+    assert "Traceback" not in screen.seen
 
 
 def test_no_database(apicas: Program, couch: Server, database: str) -> None:
