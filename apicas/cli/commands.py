@@ -17,10 +17,18 @@ SUMMARIES: Final = {
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
     "map": "Run a command for each line of a file, to the end; --resume goes on after a break.",
     "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
+    "ls": "List tokens: by state, field and age; sorted, in columns of your choice, or as JSON.",
+    "show": "Show single tokens whole: state, owner, attempts, errors, attachments and fields.",
     "logs": "Show what a token's command or worker process has printed, also while it runs.",
     "explain": "Say why a token does not run.",
-    "reset": "Put the tokens of a view back to todo, as if they were new.",
+    "attachments": "List the attachments of a token, write one to a file, or put one in.",
+    "edit": "Change fields of tokens, in your editor or with --set.",
+    "reset": "Put tokens back to todo, as if they were new: those of views, or single ones.",
+    "release": "Put tokens back to todo at once that pilots hold which are gone.",
     "delete": "Delete the tokens of views, or single tokens.",
+    "archive": "Move tokens out of the pool, into a compressed archive.",
+    "export": "Write tokens with their attachments to a file, as JSON Lines.",
+    "import": "Put exported or archived tokens into the pool, as they were.",
     "flush": "Write finished results to the pool that a pilot could not write.",
     "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
     "progress": "Tell, from a command, how far the work on its token is.",
@@ -36,7 +44,7 @@ SUMMARIES: Final = {
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
 
 
-_MODULES: Final = {"logs": "token_logs"}
+_MODULES: Final = {"logs": "token_logs", "import": "import_"}
 """Those whose file has another name."""
 _METHOD: Final = "process_value"
 
@@ -86,7 +94,8 @@ def command(name: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     if hasattr(module, "SUBCOMMANDS"):
         return _group(name, module, alone)
-    alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(getattr(module, name))
+    function = getattr(module, name, None) or getattr(module, f"{name}_")  # a word of Python's has a line behind it
+    alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(function)
     return typer.main.get_command(alone)
 
 
@@ -114,9 +123,17 @@ def _spared(parameters: Sequence[Any]) -> Sequence[Any]:
 
 
 def _process(parameter: Any, convert: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
-    if parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
+    if parameter.type_descriptor.annotation == list[str] and _are_ready(parameter, value):
+        value = list(value) if value else None
+    elif parameter.multiple or parameter.nargs != 1 or not _is_ready(parameter, value):
         return convert(context, value)
     return value if parameter.callback is None else parameter.callback(context, parameter, value)
+
+
+def _are_ready(parameter: Any, values: Any) -> bool:
+    if not values:
+        return values in (None, (), []) and not parameter.required
+    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
 
 
 def _is_ready(parameter: Any, value: Any) -> bool:

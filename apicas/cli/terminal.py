@@ -43,6 +43,14 @@ def printable_json(body: bytes) -> str:
     return "".join(character if _is_shown(character) else json.dumps(character)[1:-1] for character in text)
 
 
+def printable_text(text: str) -> str:
+    """A text of several lines that drives no terminal."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t\r" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def _is_shown(character: str) -> bool:
     return character.isprintable() or category(character) == "Zs"
 

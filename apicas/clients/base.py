@@ -34,6 +34,7 @@ from apicas.clients.port import (
     SetupReport,
     StoredChange,
     StoredView,
+    TokenPage,
     Traffic,
     UploadProgress,
     UploadReport,
@@ -181,6 +182,10 @@ class PoolClient(ABC):
         """How many documents of type token the pool has."""
 
     @abstractmethod
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page, in the order of ids; see the port."""
+
+    @abstractmethod
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete exactly these versions, by `_id` and `_rev`."""
 
@@ -291,6 +296,16 @@ class PoolClient(ABC):
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Write documents, each if the store still has its `_rev`; see the port."""
         return await self._save_encoded(self._encode_all([_plain(document) for document in documents]))
+
+    async def save_surely(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Write documents like `save`, and find out about those that had no clear answer.
+
+        Nobody else must be writing the same: two writers of equal content are told apart by nothing.
+
+        Raises:
+            PoolUnavailableError: no clear answer came; some may have been written.
+        """
+        return await self._read_back.resolve(documents, await self.save(documents))
 
     async def _save_encoded(self, documents: Sequence[EncodedDocument | SaveResult]) -> list[SaveResult]:
         """Write documents in bulks; one that was refused before it was sent keeps its result."""

@@ -30,6 +30,7 @@ from apicas.clients.port import (
     SetupReport,
     StoredChange,
     StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -206,6 +207,15 @@ class MemoryClient(PoolClient):
         """How many documents of type token the pool has."""
         with self._pool.lock:
             return sum(stored.document().get("type") == "token" for stored in self._pool.documents.values())
+
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page."""
+        with self._pool.lock:
+            first = 0 if after is None else bisect.bisect_right(self._pool.ids, after)
+            ids = self._pool.ids[first : first + limit]
+            read = [self._pool.documents[identifier].document() for identifier in ids]
+        found = [document for document in read if document.get("type") == "token"]
+        return TokenPage(found, ids[-1] if len(ids) == limit else None)
 
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         with self._pool.lock:

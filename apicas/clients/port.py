@@ -89,6 +89,14 @@ class ViewRow(msgspec.Struct, frozen=True):
     document: Document | None = None
 
 
+class TokenPage(msgspec.Struct, frozen=True):
+    """Some of a pool's tokens, in the order of their ids."""
+
+    documents: list[Document]
+    after: str | None
+    """The id behind which the next page begins; None after the last one. A page may be empty and not be the last."""
+
+
 class StoredChange(msgspec.Struct, frozen=True):
     """One entry of the changes feed."""
 
@@ -316,6 +324,18 @@ class Client(Protocol):
 
     async def total(self) -> int:
         """How many documents of type token the pool has, those in no view included."""
+        ...
+
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page, in the order of ids; those in no view included.
+
+        A token that is there all the time is read once, whatever becomes of it meanwhile, as it never is by reading
+        one view after the other.
+
+        Args:
+            after: where the page before said that the next one begins; None for the first.
+            limit: documents at most.
+        """
         ...
 
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:

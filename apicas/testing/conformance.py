@@ -471,6 +471,36 @@ async def _document_ids(client: PoolClient, view: str, **options: Any) -> list[s
 
 
 @check
+async def scan_reads_every_token_once(make_client: MakeClient) -> None:
+    """Page by page, whatever their state, also one that changes it meanwhile; what is no token is left out."""
+    contents = [{"_id": f"t{number}", **fields} for number, fields in enumerate(({}, LOCKED, DONE, ERROR, {}, {}, {}))]
+    other = {"_id": "t55", "type": "note"}
+    async with await _open(make_client, *contents, {"_id": "odd\u20ac", "lock": None}, other) as client:
+        await _sees(client, 9, lambda: _number_of_ids(client))
+        seen: list[str] = []
+        after: str | None = None
+        while True:
+            page = await client.scan(after, limit=2)
+            assert len(page.documents) <= 2
+            seen += [document["_id"] for document in page.documents]
+            assert all(document["_rev"] for document in page.documents)
+            if seen and seen[-1] in {"t1", "t2"}:  # t6 passes on to a state that was read already, in another order
+                await client.edit("t6", lambda token: token.update(LOCKED))
+            after = page.after
+            if after is None:
+                break
+        assert seen == ["odd\u20ac", *(f"t{number}" for number in range(7))]
+        assert [page.documents for page in [await client.scan("t6")]] == [[]]
+        assert len((await client.scan()).documents) == 8
+
+
+async def _number_of_ids(client: PoolClient) -> int:
+    """How many documents are known to be there, other than tokens too."""
+    ids = ["odd\u20ac", "t55", *(f"t{number}" for number in range(7))]
+    return sum(document is not None for document in await client.get(ids))
+
+
+@check
 async def view_that_is_missing_is_an_error(make_client: MakeClient) -> None:
     """Asking for a view that nobody installed says so."""
     async with await _open(make_client, {}) as client:

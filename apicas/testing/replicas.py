@@ -29,6 +29,7 @@ from apicas.clients.port import (
     SetupReport,
     StoredChange,
     StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -199,6 +200,15 @@ class ReplicatedClient(PoolClient):
             lambda reply: reply(list(map(stored_view, self.store.views.values())))
         )
         return sorted(found, key=lambda view: view.name)
+
+    @override
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        ids: list[str] = await self._ask_replica(
+            lambda replica: sorted(identifier for identifier in replica.shown if after is None or identifier > after)
+        )
+        read = await self.get(ids[:limit])
+        found = [document for document in read if document is not None and document.get("type") == "token"]
+        return TokenPage(found, ids[limit - 1] if len(ids) > limit else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ from apicas.clients.port import (
     SetupReport,
     StoredChange,
     StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -403,6 +404,17 @@ class CouchClient(PoolClient):
             if len(rows) < READ_AT_ONCE:
                 return number
             page["startkey"] = rows[-1]["id"]
+
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page: their ids, and then the documents."""
+        # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
+        page = {"limit": limit + 1} if after is None else {"limit": limit + 1, "startkey": after}
+        answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
+        ids = [row["id"] for row in answer.value()["rows"]]
+        rest = [identifier for identifier in ids if identifier != after][:limit]
+        read = await self.get([identifier for identifier in rest if not identifier.startswith("_design/")])
+        found = [document for document in read if document is not None and document.get("type") == "token"]
+        return TokenPage(found, rest[-1] if rest and len(ids) > limit else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

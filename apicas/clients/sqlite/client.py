@@ -32,6 +32,7 @@ from apicas.clients.port import (
     SetupReport,
     StoredChange,
     StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -304,6 +305,13 @@ class SQLiteClient(PoolClient):
         """How many documents of type token the pool has."""
         ((number,),) = await self._read(lambda connection: connection.execute(COUNT_TOKENS).fetchall())
         return int(number)
+
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page."""
+        size = min(limit, _PAGE_OF_DOCUMENTS)
+        read = await self._read(partial(documents.scan, after=after or "", limit=size))
+        found = sorted(self._documents(read), key=itemgetter("_id"))
+        return TokenPage(found, found[-1]["_id"] if len(found) == size else None)
 
     # Writing. -----------------------------------------------------------------------------------------------------
 

@@ -85,8 +85,8 @@ MONITOR: Final = {
     for name, view in MONITOR_VIEWS.items()
 }
 COUNT_STATES: Final = "SELECT state, count(*) FROM tokens INDEXED BY tokens_by_state GROUP BY state"
-_TOKEN_STATES: Final = ", ".join(f"'{state}'" for state in (*STATES, TokenState.NO_VIEW))
-COUNT_TOKENS: Final = f"SELECT count(*) FROM tokens INDEXED BY tokens_by_state WHERE state IN ({_TOKEN_STATES})"
+TOKEN_STATES: Final = ", ".join(f"'{state}'" for state in (*STATES, TokenState.NO_VIEW))
+COUNT_TOKENS: Final = f"SELECT count(*) FROM tokens INDEXED BY tokens_by_state WHERE state IN ({TOKEN_STATES})"
 
 
 def find_listing(connection: sqlite3.Connection, name: str) -> Listing | None:
