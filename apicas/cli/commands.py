@@ -32,8 +32,15 @@ SUMMARIES: Final = {
     "flush": "Write finished results to the pool that a pilot could not write.",
     "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
     "progress": "Tell, from a command, how far the work on its token is.",
-    "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
+    "pilots": "Show who is at work: pilots by what they hold, where, and when they last gave a sign of life.",
+    "views": "List the views of a pool, and add some of your own.",
+    "users": "Say who may use a CouchDB database; add accounts.",
+    "passwd": "Keep the password for a pool, or change it on the server.",
+    "config": "Show what is configured and where each value comes from; change it.",
+    "doctor": "Look whether everything is as it should be, and say what to do where it is not.",
     "bench": "Measure how fast a pool is, in a database of its own.",
+    "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
+    "completion": "Print what makes a shell complete the words of `apicas`.",
 }
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
 
@@ -74,13 +81,35 @@ class Command(typer.core.TyperCommand):
         return _spared(super().get_params(ctx))
 
 
+class Group(typer.core.TyperGroup):
+    """A command with commands of its own, as `apicas views add`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options."""
+        return _spared(super().get_params(ctx))
+
+
 def command(name: str) -> Any:
     """Import a command, and make it."""
     module = import_module(f"apicas.cli.{_MODULES.get(name, name)}")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    if hasattr(module, "SUBCOMMANDS"):
+        return _group(name, module, alone)
     function = getattr(module, name, None) or getattr(module, f"{name}_")  # a word of Python's has a line behind it
     alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(function)
     return typer.main.get_command(alone)
+
+
+def _group(name: str, module: Any, together: typer.Typer) -> Any:
+    """A command of a module that has SUBCOMMANDS: functions and their epilogs, by name."""
+    together.callback(cls=Group, help=SUMMARIES[name], epilog=module.EPILOG, no_args_is_help=True)(_nothing)
+    for short, (function, epilog) in module.SUBCOMMANDS.items():
+        together.command(short, cls=Command, epilog=epilog)(function)
+    return typer.main.get_command(together)
+
+
+def _nothing() -> None:
+    """What a group does besides its commands."""
 
 
 def _spared(parameters: Sequence[Any]) -> Sequence[Any]:

@@ -33,6 +33,7 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
     TokenPage,
     Traffic,
     UploadProgress,
@@ -245,6 +246,10 @@ class PoolClient(ABC):
         """The ids of documents with more than one live version: none, in a store that has one copy of each."""
         del limit
         return []
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name: those of Monitor, and those that users have added."""
+        return sorted(map(stored_view, MONITOR_VIEWS.values()), key=lambda view: view.name)
 
     async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
         """Tell when tokens may have become claimable: here nobody can, so that pilots look at intervals."""
@@ -476,6 +481,12 @@ class PoolClient(ABC):
             TokenNotFoundError: there is no such document, or no such attachment.
         """
         return b"".join([chunk async for chunk in self.stream_attachment(document_id, name)])
+
+
+def stored_view(view: View) -> StoredView:
+    """A view as `views` lists it, for a store that keeps its state and its condition."""
+    where = None if view.where is None else view.where.to_json()
+    return StoredView(name=view.name, state=str(view.state), where=where)
 
 
 def missing_view(address: str, name: str) -> ViewNotFoundError:

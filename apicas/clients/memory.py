@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view, stored_view
 from apicas.clients.port import (
     MISSING,
     Arrival,
@@ -29,6 +29,7 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
     TokenPage,
     ViewQuery,
     ViewRow,
@@ -287,6 +288,11 @@ class MemoryClient(PoolClient):
         """Install a view."""
         with self._pool.lock:
             self._pool.views[view.name] = view
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name."""
+        with self._pool.lock:
+            return [stored_view(view) for _, view in sorted(self._pool.views.items())]
 
     async def _put_attachment(
         self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str

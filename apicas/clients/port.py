@@ -162,6 +162,21 @@ class Permissions(msgspec.Struct, frozen=True):
     admin_roles: tuple[str, ...] = ()
 
 
+class StoredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A view as a pool has it."""
+
+    name: str
+    """`Design/view`."""
+    state: str = ""
+    """The state whose tokens it lists; empty where only its map function tells."""
+    where: Any = None
+    """Its further condition, as JSON; see apicas.views.condition_from_json."""
+    map_function: str = ""
+    """Its text, where the store has one."""
+    reduce_function: str = ""
+    """Its text, or the name of one of the store's own."""
+
+
 class Traffic(msgspec.Struct):
     """What a client and its forks have asked of the store so far. A pool in memory counts nothing."""
 
@@ -337,6 +352,10 @@ class Client(Protocol):
 
     async def add_view(self, view: View) -> None:
         """Install a view; one of the same name is replaced."""
+        ...
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name: those of Monitor, and those that users have added."""
         ...
 
     async def put_attachment(

@@ -559,6 +559,29 @@ async def views_of_users_have_conditions(make_client: MakeClient) -> None:
         await _lists(client, ["c"], "SingleCore/locked")
 
 
+@check
+async def views_are_listed(make_client: MakeClient) -> None:
+    """A pool says which views it has, those of Monitor and those of users, by name and with what they list."""
+    where = field("input", "cores") >= 4
+    async with await _open(make_client) as client:
+        assert {f"Monitor/{state}" for state in ("todo", "locked", "done", "error")} <= await _names(client)
+        await client.add_view(View("Big/todo", TokenState.TODO, where))
+        await client.add_view(View("All/done", TokenState.DONE))
+        await _sees(client, True, lambda: _has_views(client, {"Big/todo", "All/done", "Monitor/todo"}))
+        found = {view.name: view for view in await client.views()}
+        assert list(found) == sorted(found)
+        assert found["Big/todo"].where == where.to_json() or "cores" in found["Big/todo"].map_function
+        assert found["All/done"].state == "done" or "parseInt" in found["All/done"].map_function
+
+
+async def _names(client: PoolClient) -> set[str]:
+    return {view.name for view in await client.views()}
+
+
+async def _has_views(client: PoolClient, names: set[str]) -> bool:
+    return names <= await _names(client)
+
+
 async def _sampled(client: PoolClient, view: str, limit: int, place: float) -> list[str]:
     """The ids of a sample, as many times as it has them, in order."""
     return sorted(document["_id"] for document in await client.sample(view, limit, place, fresh=True))

@@ -31,6 +31,7 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
     TokenPage,
     ViewQuery,
     ViewRow,
@@ -45,6 +46,7 @@ from apicas.clients.sqlite.listings import (
     Span,
     find_listing,
     install,
+    installed,
     span,
 )
 from apicas.clients.sqlite.schema import RUN, SPOTS, PoolFile, Synchronous
@@ -338,6 +340,10 @@ class SQLiteClient(PoolClient):
     async def add_view(self, view: View) -> None:
         """Install a view. One with a condition gets indexes, made from all tokens while writers wait."""
         await self._transact(partial(install, view=view))
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name."""
+        return sorted([*await super().views(), *await self._read(installed)], key=lambda view: view.name)
 
     # Attachments. -------------------------------------------------------------------------------------------------
 
