@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = ["tokens.md"]
+PAGES: Final = ["tokens.md", "tutorial.md"]
 
 
 def steps(page: Path) -> list[tuple[str, str]]:
@@ -26,6 +26,12 @@ def steps(page: Path) -> list[tuple[str, str]]:
     return found
 
 
+def write_programs(page: Path, directory: Path) -> None:
+    """Write the Python blocks that begin with a comment of their file's name."""
+    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(), re.DOTALL):
+        (directory / name).write_text(code)
+
+
 def matches(shown: str, actual: str) -> bool:
     """Whether a command wrote what is shown; dots stand for anything."""
     pattern = ".*".join(map(re.escape, shown.split("...")))
@@ -36,8 +42,9 @@ def matches(shown: str, actual: str) -> bool:
 def test_the_page_is_true(name: str, tmp_path: Path) -> None:
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    (scripts / "apicas").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m apicas "$@"\n')
-    (scripts / "apicas").chmod(0o755)
+    for command, words in {"apicas": "-m apicas", "python": ""}.items():
+        (scripts / command).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
+        (scripts / command).chmod(0o755)
     environ = {key: value for key, value in os.environ.items() if not key.startswith("APICAS_")}
     environ |= {
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
@@ -47,6 +54,7 @@ def test_the_page_is_true(name: str, tmp_path: Path) -> None:
     }
     work = tmp_path / "work"
     work.mkdir()
+    write_programs(ROOT / "docs" / name, work)
     for command, shown in steps(ROOT / "docs" / name):
         done = subprocess.run(
             ["/bin/sh", "-c", f"{{ {command}; }} 2>&1"],
