@@ -58,7 +58,7 @@ def test_the_wheel_has_the_package_alone(distributions: dict[str, Path]) -> None
 
 
 def test_it_works_in_an_empty_environment(node: Node, distributions: dict[str, Path]) -> None:
-    """Every module can be imported, but what is for tests; and the main job is done. The wheel was made of the sdist."""
+    """Every module can be imported, but what is for tests, and the main job is done."""
     node.done(sys.executable, "-m", "venv", "env")
     python, wheel = node.directory / "env/bin/python", distributions["wheel"]
     installed = node.call(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
