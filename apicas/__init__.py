@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         ViewNotFoundError,
     )
     from apicas.iterators import BasicViewIterator, EndlessViewIterator, PrioritizedViewIterator
-    from apicas.logs import TokenLogFilter, TokenLogHandler
+    from apicas.logs import JsonLogFormatter, TokenLogFilter, TokenLogHandler
     from apicas.modifiers import BasicTokenModifier, NestedTokenModifier
     from apicas.tokens import TRANSITIONS, Token, TokenState
     from apicas.views import View, field
@@ -82,7 +82,7 @@ _HOMES = {
         "ViewNotFoundError",
     ),
     "iterators": ("BasicViewIterator", "EndlessViewIterator", "PrioritizedViewIterator"),
-    "logs": ("TokenLogFilter", "TokenLogHandler"),
+    "logs": ("JsonLogFormatter", "TokenLogFilter", "TokenLogHandler"),
     "modifiers": ("BasicTokenModifier", "NestedTokenModifier"),
     "tokens": ("TRANSITIONS", "Token", "TokenState"),
     "views": ("View", "field"),
@@ -103,6 +103,7 @@ __all__ = [
     "EndlessViewIterator",
     "Fail",
     "InvalidTokenError",
+    "JsonLogFormatter",
     "LeaseLostError",
     "MemoryClient",
     "NestedTokenModifier",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import fields, replace
 from functools import partial
@@ -34,6 +34,7 @@ from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import make_room
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
+from apicas.events import Observer
 from apicas.exceptions import ConfigError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator, IteratorKeywords, ViewIterator
 from apicas.modifiers import TokenModifier
@@ -66,6 +67,8 @@ class RunKeywords(TypedDict, total=False):
     executor: ExecutorChoice
     on_lost_contact: OnLostContact
     logs: str | os.PathLike[str] | None
+    observers: Sequence[Observer]
+    events: str | os.PathLike[str] | None
 
 
 class RunActor:
@@ -117,7 +120,8 @@ class RunActor:
         Args:
             options: the fields of RunOptions: workers, resources, request, request_fields, pin, walltime, end_margin,
                 max_token_time, max_token_memory, max_total_time, max_tokens, max_scrub, retry_delay, stop_function,
-                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact, logs.
+                stop_arguments, grace, claim_ahead, on_progress, handle_signals, executor, on_lost_contact, logs,
+                observers, events.
                 As in PiCaS, keywords that are none of these go to stop_function.
 
         Returns:

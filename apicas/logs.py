@@ -9,11 +9,17 @@ logger uninvited: add them to one of yours.
 
 from __future__ import annotations
 
+import json
 import logging
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from typing_extensions import override
 
 from apicas._runtime.lag import running_token
+
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "whose"})
+"""What every record has."""
 
 
 class TokenLogFilter(logging.Filter):
@@ -30,6 +36,33 @@ class TokenLogFilter(logging.Filter):
         record.token = "" if token is None else token.id
         record.attempt = 0 if token is None else token.attempt
         return True
+
+
+class JsonLogFormatter(logging.Formatter):
+    """Makes one line of JSON of each record, for whatever collects logs.
+
+    It has `time` (ISO 8601, UTC), `level`, `logger` and `message`; `token` and `attempt` where the code that logs works
+    a token; `exception`, a traceback; and what was given as `extra`.
+    """
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        token = running_token.get()
+        if token is not None:
+            line |= {"token": token.id, "attempt": token.attempt}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                line.setdefault(name, value)
+        return json.dumps(line, default=str)
 
 
 class TokenLogHandler(logging.Handler):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 import anyio
 from anyio import to_thread
 
+from apicas._documents import Document
 from apicas._runtime.aside import LostVersions
 from apicas._runtime.claims import Claimed, Claimer
 from apicas._runtime.committer import Committer, Ending, Outcome, Settlement
@@ -40,6 +41,7 @@ log = logging.getLogger("apicas")
 
 
 OnLostContact: TypeAlias = Literal["continue", "stop"]
+Settling: TypeAlias = Callable[[Token[Any], Lease, Verdict, Callable[[Ending], None]], Callable[[Ending], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,8 @@ class Keeper:
         self._reaper.delays = delays
         self._stack = AsyncExitStack()
         self._on_ending: list[Callable[[Ending], None]] = []
+        self.settling: Settling | None = None
+        """Told of each token that is given back: makes what is called once it is settled; None where nobody asks."""
 
     async def __aenter__(self) -> Self:
         if isinstance(self.options.outbox, (str, os.PathLike)):  # said at once, to whoever chose it
@@ -240,6 +244,24 @@ class Keeper:
         """Whether the loop stands still, or did so a moment ago: then it should get no more work."""
         return self._heartbeat.loop_lags
 
+    @property
+    def on_reclaimed(self) -> Callable[[Sequence[tuple[Document, str]]], None] | None:
+        """Called with what was reclaimed, and from whom; None where nobody wants to know."""
+        return self._reaper.on_reclaimed
+
+    @on_reclaimed.setter
+    def on_reclaimed(self, callback: Callable[[Sequence[tuple[Document, str]]], None] | None) -> None:
+        self._reaper.on_reclaimed = callback
+
+    @property
+    def on_reached(self) -> Callable[[Lease, Document], None] | None:
+        """Called, from any thread, when work tells how far it is; None where nobody wants to know."""
+        return self._leases.on_reached
+
+    @on_reached.setter
+    def on_reached(self, callback: Callable[[Lease, Document], None] | None) -> None:
+        self._leases.on_reached = callback
+
     def watch_endings(self, callback: Callable[[Ending], None]) -> Callable[[], None]:
         """Have a function called with the ending of each token; answers with what puts an end to that."""
         self._on_ending.append(callback)
@@ -292,11 +314,12 @@ class Keeper:
         lease.handed_in = True
         if self._leases.scribe is not None:
             self._leases.scribe.forget(lease)
+        settled = self._count if self.settling is None else self.settling(token, lease, verdict, self._count)
         # What was stopped because it was lost has no result. What came to its end all the same may yet be welcome.
         if lease.phase is not Phase.HELD and not isinstance(verdict, Returned):
-            self._count(Ending.LOST)
+            settled(Ending.LOST)
             return None
-        return self._submit(lease, self._conclude(token, lease, verdict), self._count)
+        return self._submit(lease, self._conclude(token, lease, verdict), settled)
 
     def _hand_back(self, lease: Lease) -> None:
         """Release a claim that was cut short, and so has not been counted as one."""

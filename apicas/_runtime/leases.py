@@ -77,6 +77,8 @@ class Lease:
     def reached(self, progress: Document) -> None:
         """Note how far the work is, for the next beat."""
         self.note().progress = progress
+        if self.home is not None and self.home.on_reached is not None:
+            self.home.on_reached(self, progress)
 
     def record(self, line: str) -> None:
         """Put a line into the log of the attempt, from any thread."""
@@ -105,6 +107,8 @@ class Leases:
         self._leases: dict[str, Lease] = {}
         self.scribe: Scribe | None = None
         """Looks after the files of attempts; None where there are none."""
+        self.on_reached: Callable[[Lease, Document], None] | None = None
+        """Called, from any thread, when work tells how far it is; None where nobody wants to know."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.keeper import OnLostContact
 from apicas._runtime.reports import Report
+from apicas.events import Observer
 from apicas.exceptions import ConfigError
 
 Amounts: TypeAlias = str | Mapping[str, Any]
@@ -55,6 +56,8 @@ class RunOptions:
         on_lost_contact: "stop" to stop the work on a token when none of its beats has arrived for a whole lease;
             "continue" to go on. None for the iterator's, which goes on unless it was told otherwise.
         logs: a directory for what commands and worker processes print; None to attach it to their tokens.
+        observers: called with every event, see apicas.events; on the loop, so they have to be quick.
+        events: a file to which each event is appended, as a line of JSON; or a directory, for a file per pilot.
     """
 
     workers: int | None = None
@@ -79,6 +82,8 @@ class RunOptions:
     executor: ExecutorChoice | None = None
     on_lost_contact: OnLostContact | None = None
     logs: str | os.PathLike[str] | None = None
+    observers: Sequence[Observer] = ()
+    events: str | os.PathLike[str] | None = None
 
     @property
     def margin(self) -> float:

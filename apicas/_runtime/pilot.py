@@ -17,9 +17,11 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import anyio
+from anyio import to_thread
 
 from apicas._runtime.choices import ExecutorChoice
 from apicas._runtime.committer import Ending
+from apicas._runtime.event_file import EventFile
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation import Isolation
@@ -30,6 +32,7 @@ from apicas._runtime.process import SIGNAL_BASE, leave_nothing, memory_limit
 from apicas._runtime.processes import ProcessPool
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
+from apicas._runtime.telling import Teller
 from apicas.exceptions import CommandError, ConfigError, Release, Retry
 from apicas.policies import CALM_TIME
 from apicas.tokens import Token
@@ -139,6 +142,9 @@ class Pilot:
         self._preparing = anyio.CancelScope()
         self._feeding = anyio.CancelScope()
         self._cleaning = anyio.CancelScope()
+        self._teller: Teller | None = None
+        """Tells observers what happens; None where there are none."""
+        self._event_file: EventFile | None = None
 
     # The life of a pilot. -----------------------------------------------------------------------------------------
 
@@ -185,6 +191,7 @@ class Pilot:
             services.cancel_scope.cancel()
 
     async def _enter(self, stack: AsyncExitStack) -> None:
+        stack.push_async_exit(self._tell_end)
         stack.callback(self._let_go)
         try:
             self._keeper = self._iterator.keeper
@@ -192,6 +199,7 @@ class Pilot:
             await stack.enter_async_context(self._iterator)
             self._keeper = self._iterator.keeper
         self._begun = self._keeper.environment.monotonic()
+        await self._have_told()
         self._room.open(self._keeper.environment.monotonic)
         stack.callback(setattr, self._keeper.claimer, "choose", self._keeper.claimer.choose)
         self._keeper.claimer.choose = self._room.choose
@@ -221,6 +229,26 @@ class Pilot:
         )
         self._executor.make_room = partial(self._hand_back_unstarted, math.inf)
         self._entered = True
+
+    async def _have_told(self) -> None:
+        """Have observers told what happens, if there are any."""
+        observers, path = list(self._options.observers), self._options.events
+        if path is not None:
+            file = await to_thread.run_sync(EventFile, path, self._keeper.environment.owner.pilot)
+            self._event_file = file
+            observers.append(file)
+        if observers:
+            self._teller = Teller(self._keeper, observers, self._room.usual)
+            self._teller.open()
+
+    async def _tell_end(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+        """Tell that the pilot has ended, once the keeper that it has entered has written what was handed back."""
+        if self._teller is not None:
+            reason = self._reason if error is None else describe(error)
+            self._teller.close(reason, self._keeper.environment.monotonic() - self._begun)
+        if self._event_file is not None:
+            with anyio.CancelScope(shield=True):  # it takes a bounded time
+                await to_thread.run_sync(self._event_file.close)
 
     def _pool(self, stack: AsyncExitStack) -> ProcessPool | None:
         isolation = self._isolation()
@@ -365,6 +393,8 @@ class Pilot:
         return room.wanted(self._asked, None if most is None else most - self._started)
 
     def _take(self, tokens: list[Token]) -> None:
+        if self._teller is not None:
+            self._teller.claimed(tokens)
         self._mine.update((id(token), token) for token in tokens)
         if self._reason:
             for token in tokens:
@@ -408,17 +438,21 @@ class Pilot:
 
     async def _work_some(self, token: Token | None) -> None:
         """Work a token, and at the same desk those that lie ready after it."""
-        room, stock = self._room, self._room.stock
+        room, stock, teller = self._room, self._room.stock, self._teller
         verdict: Verdict | None = None
         with self._executor.desk() as desk:
             while token is not None:
                 verdict = None
                 room.begin(token)
                 self._started += 1
+                if teller is not None:
+                    teller.began(token)
                 turn = stock.turn()
                 try:
                     verdict = await desk.work(token)
                 finally:
+                    if teller is not None:
+                        teller.ended(token)
                     if room.end(token, verdict):
                         self._changed.set()
                 if desk.is_cut or self._options.stop_function is not None:
@@ -486,6 +520,8 @@ class Pilot:
         """Stop, and give what runs the grace period to finish; then it is cancelled and handed back."""
         self.stop(reason)
         self._reason = reason
+        if self._teller is not None and not self._draining.is_set():
+            self._teller.draining(reason)
         self._draining.set()
         for scope in (self._preparing, self._cleaning):
             scope.deadline = min(scope.deadline, anyio.current_time() + self._options.grace)

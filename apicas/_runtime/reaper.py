@@ -92,6 +92,8 @@ class Reaper:
         self.delays = RetryDelays()
         """How long a token waits that took its pilot down."""
         self._away = False
+        self.on_reclaimed: Callable[[Sequence[tuple[Document, str]]], None] | None = None
+        """Called with what was reclaimed, and from whom; None where nobody wants to know."""
         self.before_sweep: Callable[[], Awaitable[object]] | None = None
         """Called before each sweep: what is about to bring a token's result comes before those who take the token."""
 
@@ -181,6 +183,8 @@ class Reaper:
         results = await self._client.save([self._reclaimed(document, now) for document in stale])
         taken = [document for document, result in zip(stale, results, strict=True) if result.written]
         _tell(taken, now)
+        if taken and self.on_reclaimed is not None:
+            self.on_reclaimed([(document, _owner(document)) for document in taken])
         return [document["_id"] for document in taken]
 
     def _reclaimed(self, document: Document, now: float) -> Document:

@@ -9,9 +9,14 @@ import typer
 from typing_extensions import override
 
 from apicas._runtime.lag import running_token
-from apicas.cli.terminal import one_line
+from apicas.cli.terminal import one_line, printable_json
+from apicas.exceptions import ConfigError
+from apicas.logs import JsonLogFormatter
 
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+FORMATS: Final = ("text", "json")
 
 
 class LineHandler(logging.Handler):
@@ -42,14 +47,40 @@ class LineHandler(logging.Handler):
         return f"{super().format(short)}: {type(error).__name__}: {error}"
 
 
-def configure(verbosity: int) -> None:
+class JsonHandler(LineHandler):
+    """Writes each record as one JSON object on a line, with the token that the code works which logs."""
+
+    def __init__(self, *, tracebacks: bool) -> None:
+        super().__init__(tracebacks=tracebacks)
+        self.setFormatter(JsonLogFormatter())
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """The object."""
+        return printable_json(logging.Handler.format(self, record).encode())
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, whole: one that is cut is no JSON."""
+        try:
+            typer.echo(self.format(record), err=True)
+        except Exception:  # noqa: BLE001 - as all handlers do: logging must not end what it tells of
+            self.handleError(record)
+
+
+def configure(verbosity: int, log_format: str = "text") -> None:
     """Show warnings; with verbosity 1 also what happens, with 2 every detail of apicas.
 
     The records of the user's own code are shown by the same rule, except that nobody asked for others' details.
+
+    Raises:
+        ConfigError: there is no such format.
     """
+    if log_format not in FORMATS:
+        raise ConfigError(f"the log format is text or json, not {log_format!r}")
     level = _LEVELS[min(verbosity, 2)]
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, LineHandler)]
-    root.addHandler(LineHandler(tracebacks=verbosity > 1))
+    root.addHandler(JsonHandler(tracebacks=True) if log_format == "json" else LineHandler(tracebacks=verbosity > 1))
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("apicas").setLevel(level)

@@ -17,6 +17,14 @@ from apicas.cli.command_line import (
     command_after_dashes,
     command_runner,
 )
+from apicas.cli.observing import (
+    LOOPBACK,
+    EventsOption,
+    LogFormatOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    served,
+)
 from apicas.exceptions import ConfigError
 
 EPILOG = """\b
@@ -77,6 +85,10 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
     keep: KeepOption = None,
     outputs: OutputsOption = None,
     outputs_to: OutputsToOption = None,
+    events: EventsOption = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = LOOPBACK,
+    log_format: LogFormatOption = "text",
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,
@@ -95,7 +107,7 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
         raise ConfigError("nothing to run: write a command after --, as in: apicas map inputs.txt -- ./cmd {}")
     if resume and again:
         raise ConfigError("--resume goes on, and --again begins anew: give one of them")
-    logs.configure(verbose)
+    logs.configure(verbose, log_format)
     options = RunOptions(
         workers=workers,
         max_token_time=seconds(max_token_time, "--max-token-time"),
@@ -103,6 +115,7 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
         walltime=walltime,
         grace=seconds(grace, "--grace") or 0.0,
         handle_signals=True,
+        events=events,
     )
     files = FileChoices(workdir=workdir, keep=keep, outputs=outputs, outputs_to=outputs_to and with_field(outputs_to))
     mapping = Mapping(
@@ -113,4 +126,5 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
         state=State.of(state, inputs, command, shell=shell),
         keep_order=keep_order,
     )
-    raise typer.Exit(mapping.execute(resume=resume, again=again))
+    with served(options, metrics_host, metrics_port) as mapping.options:
+        raise typer.Exit(mapping.execute(resume=resume, again=again))

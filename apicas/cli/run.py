@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, cast
 
 import typer
@@ -18,6 +19,14 @@ from apicas.cli.command_line import (
     WorkdirOption,
     command_after_dashes,
     command_runner,
+)
+from apicas.cli.observing import (
+    LOOPBACK,
+    EventsOption,
+    LogFormatOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    served,
 )
 from apicas.cli.parameters import OutboxOption, PoolOption, seconds, size
 from apicas.exceptions import ConfigError
@@ -164,6 +173,10 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     inputs: InputsOption = None,
     outputs: OutputsOption = None,
     outputs_to: OutputsToOption = None,
+    events: EventsOption = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = LOOPBACK,
+    log_format: LogFormatOption = "text",
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,
@@ -176,7 +189,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     from apicas.cli.opening import configured
     from apicas.cli.running import Plan, execute
 
-    logs.configure(verbose)
+    logs.configure(verbose, log_format)
     options = RunOptions(
         workers=workers,
         resources=resources,
@@ -194,6 +207,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         executor=cast("Any", FieldChoice(executor_field, executor or "auto") if executor_field else executor),
         on_lost_contact=cast("Any", on_lost_contact),
         logs=log_directory,
+        events=events,
         grace=seconds(grace, "--grace") or 0.0,
         claim_ahead=claim_ahead,
         handle_signals=True,
@@ -213,7 +227,8 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         or configuration.foreign_lock_timeout,
         outbox=outbox or configuration.outbox,
     )
-    raise typer.Exit(execute(configuration, plan))
+    with served(plan.options, metrics_host, metrics_port) as watched:
+        raise typer.Exit(execute(configuration, replace(plan, options=watched)))
 
 
 def _work(target: str | None, command: Sequence[str] | None, *, shell: bool, files: FileChoices) -> Any:

@@ -1,0 +1,142 @@
+"""The event file of a pilot: JSON lines, written by a thread of its own.
+
+The pilot only puts events into a list. A disk that is slow, full or away costs events, never the pilot: what does not
+fit into the list is dropped, and so is what cannot be written; the file says how many that were once it can.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from apicas._documents import encode
+from apicas.events import SCHEMA, Event, EventsDropped, as_record
+from apicas.exceptions import ApicasError, ConfigError
+
+log = logging.getLogger("apicas.events")
+
+FLUSH_TIME: Final = 0.5
+"""Seconds until an event is in the file."""
+PORTION: Final = 2_000
+"""Events that are encoded together; so many are not waited with."""
+MAX_PENDING: Final = 100_000
+"""Events that wait to be written, at most."""
+LAST_TIME: Final = 2.0
+"""Seconds that the end of a pilot waits for its event file."""
+SUFFIX: Final = ".jsonl"
+
+
+class EventFile:
+    """An observer that writes what it is told.
+
+    Args:
+        path: a file, to which is appended; or a directory, as such there or with a slash behind it, in which each pilot
+            gets a file of its own.
+        pilot: the pilot's id.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], pilot: str) -> None:
+        self._pilot = pilot
+        self.path = event_path(path, pilot)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(f"the event file {self.path} cannot be written: {error.strerror or error}") from error
+        self._guard = threading.Lock()
+        self._pending: list[Event] = []
+        self._dropped = 0
+        self._is_over = False
+        self._is_torn = False
+        """Whether the last line was not written to its end."""
+        self._has_complained = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="apicas-events", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        with self._guard:
+            if len(self._pending) >= MAX_PENDING:
+                self._dropped += 1
+                return
+            self._pending.append(event)
+            is_much = len(self._pending) == PORTION
+        if is_much:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what waits, within LAST_TIME."""
+        self._is_over = True
+        self._wake.set()
+        self._thread.join(LAST_TIME)
+        with self._guard:
+            left = len(self._pending) + self._dropped
+        if self._thread.is_alive() or left:
+            log.warning("the event file %s lacks %d events or more", self.path, left)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_over:
+                self._wake.wait(FLUSH_TIME)
+                self._wake.clear()
+                self._write_pending()
+            self._write_pending()
+        finally:
+            os.close(self._file)
+
+    def _write_pending(self) -> None:
+        with self._guard:
+            events, self._pending = self._pending, []
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            events.append(EventsDropped(time=time.time(), pilot=self._pilot, count=dropped))
+        for start in range(0, len(events), PORTION):
+            portion = events[start : start + PORTION]
+            try:
+                self._write(b"".join(map(_line, portion)))
+            except OSError as error:
+                lost = sum(event.count if isinstance(event, EventsDropped) else 1 for event in portion)
+                with self._guard:
+                    self._dropped += lost
+                self._complain(error)
+
+    def _write(self, lines: bytes) -> None:
+        if self._is_torn:
+            lines = b"\n" + lines
+        rest = memoryview(lines)
+        while rest:
+            written = os.write(self._file, rest)
+            rest = rest[written:]
+            self._is_torn = bool(rest)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            log.warning("the event file %s: %s; events are lost", self.path, error.strerror or error)
+
+
+def event_path(path: str | os.PathLike[str], pilot: str) -> Path:
+    """Where a pilot writes its events; a directory gets one file per pilot."""
+    place = Path(path)
+    text = os.fspath(path)
+    return place / f"{pilot}{SUFFIX}" if text.endswith(("/", os.sep)) or place.is_dir() else place
+
+
+def _line(event: Event) -> bytes:
+    record = as_record(event)
+    try:
+        return encode(record) + b"\n"
+    except ApicasError:  # as a token's id that is no UTF-8
+        return json.dumps(record, default=str).encode() + b"\n"
+
+
+__all__ = ["SCHEMA", "EventFile", "event_path"]
