@@ -38,6 +38,7 @@ SUMMARIES: Final = {
     "passwd": "Keep the password for a pool, or change it on the server.",
     "config": "Show what is configured and where each value comes from; change it.",
     "doctor": "Look whether everything is as it should be, and say what to do where it is not.",
+    "report": "Write one page of HTML that shows what pilots did, from their event files.",
     "bench": "Measure how fast a pool is, in a database of its own.",
     "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
     "completion": "Print what makes a shell complete the words of `apicas`.",

@@ -1,0 +1,1 @@
+"""`apicas report`: one page of HTML from event files. It is read, summed up, and drawn."""
