@@ -36,7 +36,7 @@ class Metrics:
         except ImportError:
             raise ConfigError(MISSING) from None
         self.registry = prometheus.CollectorRegistry() if registry is None else registry
-        made = {"registry": self.registry, "namespace": "apicas"}
+        made: dict[str, Any] = {"registry": self.registry, "namespace": "apicas"}
         self._claimed = prometheus.Counter("tokens_claimed", "Tokens claimed.", **made)
         self._started = prometheus.Counter("tokens_started", "Tokens on which work began.", **made)
         self._reclaimed = prometheus.Counter("tokens_reclaimed", "Tokens taken from pilots that are gone.", **made)

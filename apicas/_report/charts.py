@@ -68,13 +68,13 @@ def tip(text: str) -> str:
     return f' data-tip="{escape(text)}"'.replace("\n", "&#10;")
 
 
-def _values(top: float, bottom: float, unit: str = "") -> list[str]:
+def _values(top: float, bottom: float) -> list[str]:
     """The lines and labels of the other axis."""
     parts = []
     for place in range(5):
         y = bottom - place / 4 * (bottom - TOP)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(top * place / 4)}{unit}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{top * place / 4:,g}</text>')
     return parts
 
 
@@ -182,19 +182,23 @@ def _busy_bins(summary: Summary, scale: Scale, lane: str, y: float, height: floa
     for place in range(1, scale.count + 1):
         if place < scale.count and levels[place] == levels[start]:
             continue
-        is_bad, tenths = levels[start]
-        if tenths or is_bad:
-            opacity = f' fill-opacity="{max(tenths, 3) / 10:.1f}"'
-            kind = "failed" if is_bad else "busy"
-            label = tip(f"from {duration(start * scale.width)}\n{tenths * 10} % busy{', some failed' * is_bad}")
-            parts.append(rectangle(kind, LEFT + start * each, y, (place - start) * each, height, opacity + label))
+        bad, busy = levels[start]
+        if busy:
+            x, wide = LEFT + start * each, (place - start) * each
+            said = f"from {duration(start * scale.width)}\n{busy * 10} % busy, {bad * 10} % with failures"
+            parts.append(rectangle("busy", x, y, wide, height, f' fill-opacity="{max(busy, 2) / 10:.1f}"' + tip(said)))
+            if bad:
+                low = height * bad / 10
+                parts.append(rectangle("failed", x, y + height - low, wide, low, tip(said)))
         start = place
     return parts
 
 
-def _level(summary: Summary, lane: str, place: int, width: float) -> tuple[bool, int]:
-    busy = summary.bins.counts.get((f"lane {lane}", place), 0.0) / width
-    return (f"bad {lane}", place) in summary.bins.counts, min(10, math.ceil(busy * 10 - 0.05))
+def _level(summary: Summary, lane: str, place: int, width: float) -> tuple[int, int]:
+    """How much of a bin went into failures, and how much was busy, in tenths."""
+    counts = summary.bins.counts
+    bad, busy = (counts.get((f"{what} {lane}", place), 0.0) / width for what in ("bad", "lane"))
+    return min(10, math.ceil(bad * 10 - 0.05)), min(10, math.ceil(busy * 10 - 0.05))
 
 
 def durations(summary: Summary) -> str:
@@ -207,7 +211,7 @@ def durations(summary: Summary) -> str:
     for place, count in times.bins.items():
         counts[place // coarse] = counts.get(place // coarse, 0) + count
     low, high = min(counts) - 1, max(counts) + 2
-    top, bottom = _nice(max(counts.values())), HEIGHT - 24
+    top, bottom = _nice(max(counts.values()) * 1.12), HEIGHT - 24
     each = PLOT / (high - low)
     parts = _values(top, bottom)
     for place, count in sorted(counts.items()):
@@ -227,5 +231,6 @@ def _decades(low: int, high: int, each: float, bottom: float) -> Sequence[str]:
         if place % 10 in {0, 3, 7}:  # 1, 2, 5 of each factor of ten
             value = round(10 ** (place % 10 / 10)) * 10.0 ** (place // 10)
             x = LEFT + (place - low) * each
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{duration(value)}</text>')
+            if x < WIDTH - 30:
+                parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{duration(value)}</text>')
     return parts

@@ -48,6 +48,7 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th { text-align: left; color: var(--soft); font-weight: 500; white-space: nowrap; }
 th, td { padding: .35rem .8rem .35rem 0; border-top: 1px solid var(--line); vertical-align: top; }
 thead th { border-top: 0; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n { width: 1%; }
 td.id { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .82rem; overflow-wrap: anywhere; }
 #tip { position: fixed; display: none; pointer-events: none; background: var(--ink); color: var(--card);
   padding: .3rem .55rem; border-radius: 6px; font-size: .8rem; max-width: 320px; overflow-wrap: anywhere;
@@ -169,7 +170,7 @@ def _about_work(summary: Summary) -> str:
 def _about_lanes(summary: Summary) -> str:
     shown = f"{_many(len(summary.lanes), 'slot')}, a row each."
     if summary.is_thinned:
-        return f"{shown} Too many tokens to show each: the darker, the busier; red where some failed."
+        return f"{shown} Too many tokens to show each: the darker, the busier; red is the share of failures."
     return f"{shown} A bar is the work on one token."
 
 

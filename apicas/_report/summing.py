@@ -223,7 +223,7 @@ class Summary:
         lane = f"{line.pilot}/{line.worker}"
         self.bins.spread(f"lane {lane}", start, start + seconds)
         if ending in BAD:
-            self.bins.add(f"bad {lane}", start + seconds)
+            self.bins.spread(f"bad {lane}", start, start + seconds)
         self.bars += 1
         if not self.is_thinned:
             self.lanes[key].append(Bar(start, seconds, ending, line.token))

@@ -20,7 +20,7 @@ from apicas._runtime.committer import Ending
 from apicas._runtime.keeper import Keeper
 from apicas._runtime.leases import Lease
 from apicas._runtime.outcomes import Crashed as HasCrashed
-from apicas._runtime.outcomes import Raised, Returned, Verdict, describe
+from apicas._runtime.outcomes import Raised, Returned, Verdict, describe, storable
 from apicas.events import (
     Claimed,
     Crashed,
@@ -39,7 +39,7 @@ from apicas.events import (
     Scrubbed,
     Started,
 )
-from apicas.exceptions import CommandError, Fail
+from apicas.exceptions import CommandError, Decision, Fail
 from apicas.tokens import Token, annex, attempt_of
 
 log = logging.getLogger("apicas.events")
@@ -236,7 +236,8 @@ def why(token: Token[Any], verdict: Verdict) -> tuple[str, int | None]:
         case HasCrashed(reason):
             return reason[:MAX_REASON], None
         case Raised(error):
-            return describe(error)[:MAX_REASON], error.exit_code if isinstance(error, (CommandError, Fail)) else None
+            text = storable(str(error)) if isinstance(error, Decision) else describe(error)
+            return text[:MAX_REASON], error.exit_code if isinstance(error, (CommandError, Fail)) else None
         case Returned():
             return _said_in(token), None
     return "", None

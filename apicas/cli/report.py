@@ -31,7 +31,7 @@ def report(
     from apicas._report.page import page
     from apicas._report.reading import Reading, files
     from apicas._report.summing import Summary
-    from apicas.cli.terminal import say
+    from apicas.cli.terminal import plural, say
     from apicas.exceptions import ApicasError, ConfigError
 
     reading, summary = Reading(files(events)), Summary()
@@ -43,4 +43,4 @@ def report(
         Path(output).write_text(page(summary, reading, title), encoding="utf-8", errors="replace")
     except OSError as error:
         raise ApicasError(f"{output}: {error.strerror or error}") from error
-    say(f"wrote {output}: {reading.events:,} events of {len(summary.pilots):,} pilots")
+    say(f"wrote {output}: {plural(reading.events, 'event')} of {plural(len(summary.pilots), 'pilot')}")

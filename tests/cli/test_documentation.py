@@ -57,6 +57,7 @@ COMMANDS = [
         "config unset",
         "config path",
         "doctor",
+        "report",
         "bench",
         "completion",
     ),

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = ["tokens.md", "tutorial.md"]
+PAGES: Final = ["observability.md", "tokens.md", "tutorial.md"]
 
 
 def steps(page: Path) -> list[tuple[str, str]]:
