@@ -13,6 +13,7 @@ and has to be quick. An exception in it is logged once and hurts nobody.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
@@ -189,6 +190,14 @@ Observer: TypeAlias = Callable[[Event], object]
 def as_record(event: Event) -> dict[str, Any]:
     """An event as it stands in a line of an event file: without what there is nothing to say of."""
     record: dict[str, Any] = {"schema": SCHEMA, "event": event.kind}
-    fields = msgspec.structs.asdict(event)
-    record.update((name, value) for name, value in fields.items() if value is not None and value != "")
+    for name in _fields(type(event)):
+        value = getattr(event, name)
+        if value is not None and value != "":
+            record[name] = value
     return record
+
+
+@cache
+def _fields(kind: type[Event]) -> tuple[str, ...]:
+    names = (name for base in reversed(kind.__mro__) for name in vars(base).get("__annotations__", ()))
+    return tuple(name for name in dict.fromkeys(names) if name != "kind")

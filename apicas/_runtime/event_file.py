@@ -11,12 +11,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from apicas._documents import encode
-from apicas.events import SCHEMA, Event, EventsDropped, as_record
-from apicas.exceptions import ApicasError, ConfigError
+import msgspec
+
+from apicas.events import Event, EventsDropped, as_record
+from apicas.exceptions import ConfigError
 
 log = logging.getLogger("apicas.events")
 
@@ -29,6 +31,7 @@ MAX_PENDING: Final = 100_000
 LAST_TIME: Final = 2.0
 """Seconds that the end of a pilot waits for its event file."""
 SUFFIX: Final = ".jsonl"
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class EventFile:
@@ -102,7 +105,7 @@ class EventFile:
         for start in range(0, len(events), PORTION):
             portion = events[start : start + PORTION]
             try:
-                self._write(b"".join(map(_line, portion)))
+                self._write(_lines(portion))
             except OSError as error:
                 lost = sum(event.count if isinstance(event, EventsDropped) else 1 for event in portion)
                 with self._guard:
@@ -131,12 +134,9 @@ def event_path(path: str | os.PathLike[str], pilot: str) -> Path:
     return place / f"{pilot}{SUFFIX}" if text.endswith(("/", os.sep)) or place.is_dir() else place
 
 
-def _line(event: Event) -> bytes:
-    record = as_record(event)
+def _lines(events: Sequence[Event]) -> bytes:
+    records = [as_record(event) for event in events]
     try:
-        return encode(record) + b"\n"
-    except ApicasError:  # as a token's id that is no UTF-8
-        return json.dumps(record, default=str).encode() + b"\n"
-
-
-__all__ = ["SCHEMA", "EventFile", "event_path"]
+        return _ENCODER.encode_lines(records)
+    except Exception:  # noqa: BLE001 - as a token's id that is no UTF-8
+        return b"".join(json.dumps(record, default=str).encode() + b"\n" for record in records)
