@@ -155,14 +155,23 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
         make_work: makes the work for a number of workers.
         options: how.
     """
-    if _is_being_imported():
-        raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
-    room = await make_room(options, options.workers or usable_cores())
-    pilot = Pilot(iterator, make_work(room.workers), options, room)
+    pilot = await make_pilot(iterator, make_work, options)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
         report = await pilot.run()
     return replace(report, signals=len(ladder.received))
+
+
+async def make_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], options: RunOptions) -> Pilot:
+    """A pilot that has not begun. See `run_pilot`.
+
+    Raises:
+        ConfigError: this process works for another pilot, and only imports the module that runs this one.
+    """
+    if _is_being_imported():
+        raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
+    room = await make_room(options, options.workers or usable_cores())
+    return Pilot(iterator, make_work(room.workers), options, room)
 
 
 def _is_being_imported() -> bool:
@@ -236,17 +245,28 @@ async def run(
     Returns:
         What was done.
     """
-    keywords: dict[str, Any] = {"handle_signals": True, **options}
+    make_iterator, run_settings = run_plan({"handle_signals": True, **options})
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
+        iterator = make_iterator(client)
+        return await run_pilot(iterator, work_maker(work, iterator), run_settings)
+
+
+def run_plan(keywords: dict[str, Any]) -> tuple[Callable[[Client], ViewIterator], RunOptions]:
+    """What the keywords of `run` ask for: what makes the iterator, and the options of the pilot.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
     view, endless = keywords.pop("view", "Monitor/todo"), keywords.pop("endless", False)
     names = IteratorKeywords.__annotations__.keys() - RunKeywords.__annotations__.keys()
     keeping: dict[str, Any] = {name: keywords.pop(name) for name in list(keywords) if name in names}
-    run_settings = run_options(keywords)
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
-        iterator: ViewIterator = BasicViewIterator(client, view=view, **keeping)
-        if endless:
-            iterator = EndlessViewIterator(iterator)
-        return await run_pilot(iterator, work_maker(work, iterator), run_settings)
+
+    def make_iterator(client: Client) -> ViewIterator:
+        iterator = BasicViewIterator(client, view=view, **keeping)
+        return EndlessViewIterator(iterator) if endless else iterator
+
+    return make_iterator, run_options(keywords)
 
 
 def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator) -> Callable[[int], Work]:
