@@ -32,6 +32,7 @@ from apicas._runtime.pilot import Pilot
 from apicas._runtime.reports import Report
 from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import make_room
+from apicas._runtime.typed import with_typed_input
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError
@@ -200,7 +201,9 @@ def _work_of(actor: RunActor, workers: int) -> Work:
     hooks = {name: own(name) for name in ("prepare_run", "cleanup_run", "prepare_env", "cleanup_env")}
     return Work(
         process=token_hook(actor.process_token, limiter),
-        prepare=hooks["prepare_run"] and token_hook(hooks["prepare_run"], limiter),
+        prepare=with_typed_input(
+            actor.process_token, hooks["prepare_run"] and token_hook(hooks["prepare_run"], limiter)
+        ),
         cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
         prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
         cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
@@ -217,6 +220,7 @@ def _checked(executor: ExecutorName) -> ExecutorName:
 def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
     return Work(
         process=token_hook(function, thread_limiter(workers)),
+        prepare=with_typed_input(function, None),
         remake=partial(_work_of_function, function, 1),
         in_processes=isinstance(function, CommandRunner),
     )

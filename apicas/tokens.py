@@ -279,11 +279,12 @@ class Token(MutableMapping[str, Any], Generic[Model]):
             anything in it can be changed.
     """
 
-    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared", "allocation")
+    __slots__ = ("_claimed_id", "_document", "_input", "_keeper", "_lease", "_shared", "allocation")
 
     def __init__(
         self, document: Document, keeper: Keeper | None = None, lease: Any = None, *, shared: bool = False
     ) -> None:
+        self._input: Model
         self._document = document
         self._shared: dict[str, Document] | None = {} if shared else None
         self._keeper = keeper
@@ -365,13 +366,22 @@ class Token(MutableMapping[str, Any], Generic[Model]):
         return state_of(self._document)
 
     @property
-    def input(self) -> Any:
-        """What to work on, as it was pushed."""
-        return self.get("input")
+    def input(self) -> Model:
+        """What to work on, as it was pushed; a Model where process_token is annotated with `Token[Model]`."""
+        try:
+            return self._input
+        except AttributeError:  # nobody has asked for a type
+            return cast("Model", self.get("input"))
 
     @input.setter
     def input(self, value: Any) -> None:
         self["input"] = value
+        if hasattr(self, "_input"):
+            self._input = value
+
+    def take_input(self, value: Any) -> None:
+        """Have `input` be this, which was made from what is stored: for those who hand out typed tokens."""
+        self._input = value
 
     @property
     def output(self) -> Any:
