@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", default=Any)
 
+TYPES: Final = ("token", "task")
+"""What a token's `type` may be: PiCaS's own Task says `task` where its user says nothing. Monitor lists type token
+only, so tasks are for pilots on a view that lists them."""
 # PiCaS writes 99 into lock and done of a token in error. Below this value a lock is a mark and no time.
 FIRST_LOCK_TIME: Final = 1_000_000_000
 ERROR_MARK: Final = 99
@@ -124,10 +127,15 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
 
 
 def state_of(document: Mapping[str, Any]) -> TokenState:
-    """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
-    if document.get("type") != "token":
+    """The state of a token, by the same rules that JavaScript follows in the views."""
+    if document.get("type") != "token" and document.get("type") != "task":  # the first nearly always says it
         return _NO_VIEW
     return state_by_fields(document)
+
+
+def monitor_state(document: Mapping[str, Any]) -> TokenState:
+    """The state of a token of type token: which of the Monitor views lists it."""
+    return state_of(document) if document.get("type") == "token" else _NO_VIEW
 
 
 def state_by_fields(document: Mapping[str, Any]) -> TokenState:
@@ -362,7 +370,7 @@ class Token(MutableMapping[str, Any], Generic[Model]):
 
     @property
     def state(self) -> TokenState:
-        """Which Monitor view lists the token."""
+        """Which view lists the token: Monitor's, or for one of type task one of the user's."""
         return state_of(self._document)
 
     @property

@@ -131,8 +131,10 @@ def main():  # type: ignore[no-untyped-def]
     url, database, username, password, name, *rest = arguments
     client = CouchDB(url=url, db=database, username=username or None, password=password)
     modifier = BasicTokenModifier()
-    actor = globals()[name](client, modifier)
     options = {"max_token_time": 60, **(json.loads(rest[0]) if rest else {})}
+    if tasks := options.pop("tasks", 0):
+        client.save_documents([Task({"_id": f"task{n}", "input": "true"}) for n in range(tasks)])
+    actor = globals()[name](client, modifier, **options.pop("viewargs", {}))
     if views := options.pop("views", None):
         actor.iterator = PrioritizedViewIterator(client, *views, design_doc=options.pop("design"))
     if "--picas" in sys.argv:

@@ -207,3 +207,18 @@ async def test_the_actors_own_iterator_says_which_views(pool: Pool) -> None:
         assert [row.id for row in await client.view("done")] == ["t2"]
         assert (await asyncio.to_thread(pool.run, "Shell", **options)).startswith("1 done in")
         assert [row.id for row in await client.view("todo")] == ["t0", "t3"]
+
+
+async def test_tasks_are_worked_from_a_view_by_both(pool: Pool) -> None:
+    """Documents of PiCaS's Task class that name no type: neither kind of pilot finds them in Monitor."""
+    async with pool.client() as client:
+        await client.setup()
+        for state in (TokenState.TODO, TokenState.LOCKED, TokenState.DONE):
+            await client.add_view(View(f"Tasks/{state}", state, type="task"))
+        view: dict[str, Any] = {"viewargs": {"view": "todo", "design_doc": "Tasks"}}
+        await asyncio.to_thread(pool.run, "Shell", "--picas", tasks=5, max_tasks=2, **view)
+        assert (await asyncio.to_thread(pool.run, "Shell")).startswith("0 done in")
+        assert (await asyncio.to_thread(pool.run, "Shell", **view)).startswith("3 done in")
+        done = await client.view("Tasks/done", include_docs=True)
+        assert [row.id for row in done] == [f"task{n}" for n in range(5)]
+        assert sorted(Token(row.document or {}).generation for row in done) == [0, 0, 1, 1, 1]
