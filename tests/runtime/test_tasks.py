@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import apicas
@@ -67,11 +69,11 @@ async def test_a_view_without_a_sister_for_what_is_locked_is_no_trouble() -> Non
             await tokens.keeper.sweep()
 
 
-async def test_what_is_refused() -> None:
+async def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the views of Monitor are fixed"):
         View("todo", TokenState.TODO, type="task")
     with pytest.raises(ConfigError, match="of type token or task, not 'job'"):
         View("Jobs/todo", TokenState.TODO, type="job")
-    async with apicas.SQLiteClient(":memory:") as client:
+    async with apicas.SQLiteClient(tmp_path / "pool.db") as client:
         with pytest.raises(ConfigError, match="only a pool on CouchDB"):
             await client.add_view(TODO)
