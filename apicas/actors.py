@@ -222,6 +222,7 @@ def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
         process=token_hook(function, thread_limiter(workers)),
         prepare=with_typed_input(function, None),
         remake=partial(_work_of_function, function, 1),
+        cleanup_env=function.close if isinstance(function, CommandRunner) else None,
         in_processes=isinstance(function, CommandRunner),
     )
 

@@ -79,6 +79,10 @@ class CommandError(ApicasError):
         self.exit_code = exit_code
 
 
+class OutputError(ApicasError):
+    """A command ended well, but what it was to make is not there, or cannot be stored."""
+
+
 class Decision(Exception):  # noqa: N818 - it says how a token ends, and is no error
     """The root of what process_token may raise to say outright how its token ends."""
 

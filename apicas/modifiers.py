@@ -484,7 +484,7 @@ class BasicTokenModifier:
 
 
 _OF_CLAIMS: Final = (*CLAIM_FIELDS, *NOTE_FIELDS)
-_OF_EARLIER_ATTEMPTS: Final = ("claimed", "isolated", "not_before", "taken", "usage", *NOTE_FIELDS)
+_OF_EARLIER_ATTEMPTS: Final = ("claimed", "isolated", "not_before", "taken", "usage", "workdir", *NOTE_FIELDS)
 
 
 def noted(token: M, **notes: Any) -> M:

@@ -10,17 +10,17 @@ The content of a token is opaque. These fields have a meaning (design: docs/desi
 from __future__ import annotations
 
 import mimetypes
-from base64 import b64encode
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, cast
 
 from typing_extensions import TypeVar
 
-from apicas._documents import Document, check_attachment_name, decode, encode
+from apicas._documents import Document, check_attachment_name, decode, encode, shown
 from apicas._javascript import equals_number, greater_than, has_string, parse_int, to_number
-from apicas.exceptions import TransitionError
+from apicas.exceptions import TokenNotFoundError, TransitionError
 
 if TYPE_CHECKING:
     from apicas._node.inventory import Allocation
@@ -272,6 +272,10 @@ class Keeper(Protocol):
         """Commit, fail or release the token; True where the exception has been dealt with."""
         ...
 
+    def stream_attachment(self, token: Token[Any], name: str) -> AsyncIterator[bytes]:
+        """Read an attachment that the pool has, in chunks."""
+        ...
+
 
 class Token(MutableMapping[str, Any], Generic[Model]):
     """A token: a mutable mapping over an opaque document, with typed access to the fields that have a meaning.
@@ -470,6 +474,28 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     def attempt(self) -> int:
         """Which attempt at the token this is, or was the last: the first is 1. A reset in todo leaves out a number."""
         return attempt_of(self._document)
+
+    async def get_attachment(self, name: str) -> bytes:
+        """Read an attachment, whole. From the loop that claimed the token: worker processes have no pool.
+
+        Raises:
+            TokenNotFoundError: there is no such attachment.
+            PoolUnavailableError: the pool does not answer.
+        """
+        return b"".join([chunk async for chunk in self.stream_attachment(name)])
+
+    async def stream_attachment(self, name: str) -> AsyncIterator[bytes]:
+        """Read an attachment in chunks; for files that do not fit into memory. Raises what `get_attachment` raises."""
+        attachment = self._attachments().get(name)
+        if not isinstance(attachment, Mapping):
+            raise TokenNotFoundError(f"token {shown(self.id)} has no attachment {shown(name)}")
+        if "data" in attachment:  # it will be written with the commit
+            yield b64decode(attachment["data"])
+            return
+        if self._keeper is None:
+            raise RuntimeError("a token that belongs to no pilot here cannot read its attachments: ask the client")
+        async for chunk in self._keeper.stream_attachment(self, name):
+            yield chunk
 
     def put_attachment(self, name: str, data: bytes | str, content_type: str | None = None) -> None:
         """Attach a file. It is written together with the token's outcome.

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
+from apicas._documents import encode
+from apicas._runtime.files import CommandFiles, FileOptions
 from apicas._runtime.logs import AttemptLog
 from apicas._runtime.process import CommandOptions, CommandResult, complaint, perform
 from apicas._runtime.templates import fill, fill_line, parse, parse_line
-from apicas.exceptions import CommandError, ConfigError
+from apicas.exceptions import CommandError, ConfigError, InvalidTokenError
+from apicas.modifiers import JOB_ID_FIELDS
 from apicas.tokens import Token
 
 STDOUT: Final = "stdout.txt"
 STDERR: Final = "stderr.txt"
 ID_VARIABLE: Final = "APICAS_TOKEN_ID"
 """The variable in which a command finds the id of its token."""
+ATTEMPT_VARIABLE: Final = "APICAS_ATTEMPT"
+"""The number of the attempt: the first is 1."""
+DIRECTORY_VARIABLE: Final = "APICAS_SUBMIT_DIR"
+"""Where the pilot was started: a command in a work directory is elsewhere."""
+FIELD_VARIABLE: Final = "APICAS_FIELD_"
+"""What the names of the variables begin with that hold the fields of the token."""
+MAX_FIELD: Final = 32_000
+"""Characters of a field that a variable holds: a program that starts has room for 128 KiB in each, and 2 MiB in all."""
+MAX_FIELDS: Final = 128_000
+"""Characters of all of them. What is longer travels as an argument, where the command asks for it."""
+_OWN_FIELDS: Final = frozenset(
+    {
+        "type",
+        "lock",
+        "done",
+        "hostname",
+        "scrub_count",
+        "exit_code",
+        "error",
+        "output",
+        "uploads",
+        "apicas",
+        *JOB_ID_FIELDS,
+    }
+)
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 
 class CommandRunner:
@@ -31,13 +62,17 @@ class CommandRunner:
             apicas._runtime.templates.
         options: how it is run. `env` is added to this process's environment, without what is apicas's own in it: a
             pool's address may hold a password. `timeout` and `check` are not used.
+        files: which files it gets and leaves, in a work directory of its own; None to run it where this process is.
 
     Raises:
         ConfigError: the command cannot be understood.
     """
 
-    def __init__(self, command: Sequence[str] | str, options: CommandOptions | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str] | str, options: CommandOptions | None = None, files: FileOptions | None = None
+    ) -> None:
         self._options = replace(options or CommandOptions(), timeout=None)
+        self._files = None if files is None else CommandFiles(files)
         self._variables = _encoded(self._options.env or {})
         self._inherited = _Inherited()
         self.on_result: Callable[[Token, CommandResult], None] | None = None
@@ -50,16 +85,39 @@ class CommandRunner:
             raise ConfigError("the command is empty")
         self._line = parse_line(command) if isinstance(command, str) else None
         self._arguments = [] if isinstance(command, str) else [parse(argument) for argument in command]
+        if self._files is not None:
+            if self._options.cwd is not None:
+                raise ConfigError("a command in a work directory of its own has no other one")
+            self._files.check()
+            self._variables = {**self._variables, **_encoded({DIRECTORY_VARIABLE: str(Path.cwd())})}
+            if not isinstance(command, str) and "/" in command[0] and not command[0].startswith("/"):
+                self._arguments[0] = (f"{Path.cwd()}/", *self._arguments[0])  # `./cmd` is where the pilot was started
 
     async def __call__(self, token: Token) -> None:
         """Run the command for a token, and set the token's exit code.
 
         Raises:
             CommandError: its exit code is not 0, or it could not be started. The message has the end of its stderr.
-            InvalidTokenError: the token lacks a field that the command needs.
+            InvalidTokenError: the token lacks a field that the command needs, or names files that it cannot have.
+            OutputError: it ended well, but what it was to make is not there.
         """
+        if self._files is None:
+            await self._run(token, self._options)
+        else:
+            async with self._files.around(token) as directory:
+                await self._run(token, replace(self._options, cwd=directory))
+        token.exit_code = 0
+
+    async def close(self) -> None:
+        """Remove what is left of its work directories."""
+        if self._files is not None:
+            await self._files.close()
+
+    async def _run(self, token: Token, options: CommandOptions) -> None:
         command, variables = self._filled(token)
-        own = _encoded({**variables, ID_VARIABLE: token.id})
+        own = _encoded(
+            {**variables_of(token), **variables, ID_VARIABLE: token.id, ATTEMPT_VARIABLE: str(token.attempt)}
+        )
         environment = {**self._inherited.now(), **self._variables, **own}
         output = AttemptLog(self._options.capture)
         on_end: Callable[[CommandResult], None] = partial(_attach, token)
@@ -69,17 +127,39 @@ class CommandRunner:
                 output, notes.log.is_own = notes.log, False
             notes.log = output
             on_end = on_end if token.lease.attaches else _leave
-        result = await perform(command, self._options, on_end, environment, output)
-        token.exit_code = result.exit_code
+        result = await perform(command, options, on_end, environment, output)
         if self.on_result is not None:
             self.on_result(token, result)
         if not result.ok:
+            token.exit_code = result.exit_code
             raise CommandError(complaint(command, result), result.exit_code)
 
     def _filled(self, token: Token) -> tuple[list[str] | str, Mapping[str, str]]:
         if self._line is None:
             return fill(self._arguments, token), {}
         return fill_line(self._line, token)
+
+
+def variables_of(token: Token) -> dict[str, str]:
+    """The fields of a token as variables: strings as they are, anything else as JSON.
+
+    Fields of which the name is no plain word, and values that no variable can hold, are left out. What apicas and PiCaS
+    write into tokens is none of the user's fields.
+    """
+    variables: dict[str, str] = {}
+    room = MAX_FIELDS
+    for name, value in token.peek().items():
+        if name in _OWN_FIELDS or not _NAME.fullmatch(name):
+            continue
+        try:
+            text = value if isinstance(value, str) else encode(value).decode()
+            text.encode()
+        except (InvalidTokenError, UnicodeEncodeError):
+            continue
+        if "\0" not in text and len(text) <= min(MAX_FIELD, room):
+            variables[f"{FIELD_VARIABLE}{name}"] = text
+            room -= len(text)
+    return variables
 
 
 class _Inherited:

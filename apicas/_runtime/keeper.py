@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -326,6 +326,10 @@ class Keeper:
         self.tally.count(ending)
         for callback in self._on_ending:
             callback(ending)
+
+    def stream_attachment(self, token: Token[Any], name: str) -> AsyncIterator[bytes]:
+        """Read an attachment of a token, in chunks."""
+        return self.client.stream_attachment(token.id, name)
 
     async def settle(self, token: Token[Any], error: BaseException | None) -> bool:
         """The end of `async with token:`. Waits until the outcome is written.

@@ -39,17 +39,27 @@ def file_name(stream: str, attempt: int | None = None) -> str:
     return f"{stream}.txt" if attempt is None else f"{stream}.{attempt}.txt"
 
 
+def is_log(name: str) -> bool:
+    """Whether an attachment is what some attempt has printed."""
+    return name in {file_name(stream) for stream in STREAMS} or _EARLIER.fullmatch(name) is not None
+
+
 def attempts_in(names: Iterable[str]) -> list[int]:
     """The numbers of the attempts that left output under names of their own, the first one first."""
     return sorted({int(found[1]) for name in names if (found := _EARLIER.fullmatch(name)) is not None})
 
 
 def log_directory(logs: Path, token_id: str, attempt: int) -> Path:
-    """Where the output of an attempt is kept below a directory of logs; an id may hold anything."""
-    name = quote(token_id, safe=" +,=@~")
+    """Where the output of an attempt is kept below a directory of logs."""
+    return logs / directory_name(token_id) / str(attempt)
+
+
+def directory_name(text: str) -> str:
+    """A name for a directory out of an id or another text, which may hold anything."""
+    name = quote(text, safe=" +,=@~")
     if len(name) > _MAX_NAME or name.strip(".") == "":
-        name = f"{name[:_MAX_NAME]}.{blake2b(token_id.encode(), digest_size=8).hexdigest()}"
-    return logs / name / str(attempt)
+        name = f"{name[:_MAX_NAME]}.{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+    return name
 
 
 def log_root(directory: str | os.PathLike[str]) -> Path:

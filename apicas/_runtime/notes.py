@@ -63,7 +63,7 @@ def _sum(one: float | None, other: float | None) -> float | None:
 class Notes:
     """What is known of one attempt."""
 
-    __slots__ = ("_guard", "directory", "file", "has_complained", "log", "progress", "usage")
+    __slots__ = ("_guard", "directory", "file", "has_complained", "log", "progress", "usage", "workdir")
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -77,6 +77,8 @@ class Notes:
         """What its processes print; None where nobody reads it."""
         self.directory: str | None = None
         """Where its output is kept for good; None where it goes into the token."""
+        self.workdir: str | None = None
+        """Where its work directory is kept; None where it is not."""
         self.has_complained = False
         """Whether it was said that what they tell makes no sense."""
 

@@ -34,6 +34,7 @@ from apicas.exceptions import (
     Decision,
     Fail,
     InvalidTokenError,
+    OutputError,
     PoolError,
     Release,
     Retry,
@@ -96,7 +97,7 @@ class ForeignError(Exception):
 
 MAX_TEXT: Final = 20_000
 """Characters of a message or a traceback that are kept: its head and its tail."""
-_EXPLAINED: Final = (Retry, CommandError, TokenTimeoutError, TokenMemoryError, ForeignError)
+_EXPLAINED: Final = (Retry, CommandError, OutputError, TokenTimeoutError, TokenMemoryError, ForeignError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class Concluding:
             usage = lease.notes.usage
         if usage is not None:
             noted(outcome.document, usage=usage.entry())
+        if lease.notes is not None and lease.notes.workdir is not None:
+            noted(outcome.document, workdir=lease.notes.workdir)
         if lease.notes is not None and lease.notes.log is not None:
             if lease.notes.directory is not None:
                 noted(outcome.document, log={"path": lease.notes.directory})

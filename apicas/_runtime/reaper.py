@@ -9,6 +9,7 @@ A token that a cluster stores in several versions is healed first: the one that 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -192,9 +193,7 @@ class Reaper:
         now = self._client.time()
         results = await self._client.save([self._reclaimed(document, now) for document in stale])
         taken = [document for document, result in zip(stale, results, strict=True) if result.written]
-        for document in taken:
-            owner, age = _owner(document), _age(document, now)
-            log.warning("reclaimed token %s from %s, last seen alive %s", document["_id"], owner, age)
+        _tell(taken, now)
         return [document["_id"] for document in taken]
 
     def _reclaimed(self, document: Document, now: float) -> Document:
@@ -234,6 +233,18 @@ def _next_key(key: Any) -> Any:
 def _age(document: Mapping[str, Any], now: float) -> str:
     lock = document.get("lock")
     return f"{max(0, int(now - lock))} s ago" if isinstance(lock, int) else "nobody knows when"
+
+
+def _tell(taken: Sequence[Document], now: float) -> None:
+    """Say what was reclaimed: a line for each owner, who may have held thousands."""
+    by_owner: defaultdict[str, list[Document]] = defaultdict(list)
+    for document in taken:
+        by_owner[_owner(document)].append(document)
+    for owner, documents in by_owner.items():
+        first, *others = documents
+        and_others = f" and {len(others):,} more" if others else ""
+        age = _age(max(documents, key=lambda document: count(document.get("lock"))), now)
+        log.warning("reclaimed token %s%s from %s, last seen alive %s", first["_id"], and_others, owner, age)
 
 
 def _owner(document: Mapping[str, Any]) -> str:

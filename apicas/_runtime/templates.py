@@ -19,7 +19,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -111,14 +111,19 @@ def parse_line(text: str) -> Template:
     return template
 
 
-def fill(arguments: Sequence[Template], document: Mapping[str, Any]) -> list[str]:
+def fill(arguments: Sequence[Template], document: Mapping[str, Any], written: Callable[[str], str] = str) -> list[str]:
     """Put a token's values into a command: each argument of it becomes one argument.
+
+    Args:
+        arguments: of the command.
+        document: the token.
+        written: what a value becomes before it is put there.
 
     Raises:
         InvalidTokenError: the token lacks a field, or no argument can hold its value.
     """
     return [
-        "".join(piece if isinstance(piece, str) else piece.text(document) for piece in template)
+        "".join(piece if isinstance(piece, str) else written(piece.text(document)) for piece in template)
         for template in arguments
     ]
 

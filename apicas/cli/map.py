@@ -6,7 +6,17 @@ from typing import Annotated, Final
 
 import typer
 
-from apicas.cli.run import CommandAfterDashes, command_after_dashes, command_runner
+from apicas.cli.command_line import (
+    CommandAfterDashes,
+    FileChoices,
+    KeepOption,
+    OutputsOption,
+    OutputsToOption,
+    ShellOption,
+    WorkdirOption,
+    command_after_dashes,
+    command_runner,
+)
 from apicas.exceptions import ConfigError
 
 EPILOG = """\b
@@ -62,7 +72,11 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
     format_: Annotated[
         str, typer.Option("--format", metavar="auto|jsonl|csv|tsv|text", help="How lines are read.")
     ] = "auto",
-    shell: Annotated[bool, typer.Option("--shell", help="The command is a line for the shell.")] = False,
+    shell: ShellOption = False,
+    workdir: WorkdirOption = None,
+    keep: KeepOption = None,
+    outputs: OutputsOption = None,
+    outputs_to: OutputsToOption = None,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,
@@ -72,7 +86,7 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
     from apicas.cli import logs
     from apicas.cli.lines import Reading
     from apicas.cli.map_output import CAPTURE
-    from apicas.cli.mapping import Mapping, State, with_input
+    from apicas.cli.mapping import Mapping, State, with_field, with_input
     from apicas.cli.parameters import seconds
     from apicas.cli.push import line_format
 
@@ -90,10 +104,11 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
         grace=seconds(grace, "--grace") or 0.0,
         handle_signals=True,
     )
+    files = FileChoices(workdir=workdir, keep=keep, outputs=outputs, outputs_to=outputs_to and with_field(outputs_to))
     mapping = Mapping(
         inputs=inputs,
         reading=Reading(format=line_format(format_)),
-        runner=command_runner(with_input(command), shell=shell, capture=CAPTURE),
+        runner=command_runner(with_input(command), shell=shell, files=files, capture=CAPTURE),
         options=options,
         state=State.of(state, inputs, command, shell=shell),
         keep_order=keep_order,

@@ -40,9 +40,14 @@ _EMPTY: Final = re.compile(r"(?<!\{)\{\}(?!\})")
 _ODD: Final = re.compile(r"[^\w.-]+")
 
 
+def with_field(text: str) -> str:
+    """A text with `{}` written as `{input}`."""
+    return _EMPTY.sub("{input}", text)
+
+
 def with_input(command: Sequence[str]) -> list[str]:
     """A command with `{}` written as `{input}`; without any placeholder the input becomes its last argument."""
-    written = [_EMPTY.sub("{input}", argument) for argument in command]
+    written = [with_field(argument) for argument in command]
     return written if any(map(_PLACEHOLDER.search, written)) else [*written, "{input}"]
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
 
-from apicas.cli.commands import Command
+from apicas.cli.command_line import (
+    CommandAfterDashes,
+    FileChoices,
+    InputsOption,
+    KeepOption,
+    OutputsOption,
+    OutputsToOption,
+    ShellOption,
+    WorkdirOption,
+    command_after_dashes,
+    command_runner,
+)
 from apicas.cli.parameters import OutboxOption, PoolOption, seconds, size
 from apicas.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from apicas._runtime.command import CommandRunner
 
 EPILOG = """\b
 MODULE:NAME is a function of the token, async or plain, or a RunActor class; the module is looked for in the working
@@ -40,21 +48,6 @@ Examples:
   apicas run -- sh -c {input}      # the input is itself a command line
   apicas run work:Actor --view Urgent/todo --view todo --endless
 """
-
-_COMMAND: Final = "apicas.command"
-
-
-class CommandAfterDashes(Command):
-    """Keeps what stands after `--` for itself: it is a command, also where it looks like an option of ours."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Split the arguments at the first `--`."""
-        if "--" in args:
-            place = args.index("--")
-            ctx.meta[_COMMAND] = args[place + 1 :]
-            args = args[:place]
-        return super().parse_args(ctx, args)
-
 
 COMMAND: Final = CommandAfterDashes
 
@@ -165,7 +158,12 @@ def run(  # noqa: PLR0913 - typer makes an option of each
         int | None,
         typer.Option(metavar="N", help="Hold at most so many tokens in stock.", show_default="half a second of work"),
     ] = None,
-    shell: Annotated[bool, typer.Option("--shell", help="The command is a line for the shell.")] = False,
+    shell: ShellOption = False,
+    workdir: WorkdirOption = None,
+    keep: KeepOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
+    outputs_to: OutputsToOption = None,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,
@@ -202,8 +200,9 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     )
     check(options)
     configuration = configured(pool)
+    files = FileChoices(workdir=workdir, keep=keep, inputs=inputs, outputs=outputs, outputs_to=outputs_to)
     plan = Plan(
-        work=_work(target, command_after_dashes(ctx), shell=shell),
+        work=_work(target, command_after_dashes(ctx), shell=shell, files=files),
         options=options,
         views=tuple(view or ["todo"]),
         endless=endless,
@@ -217,7 +216,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     raise typer.Exit(execute(configuration, plan))
 
 
-def _work(target: str | None, command: Sequence[str] | None, *, shell: bool) -> Any:
+def _work(target: str | None, command: Sequence[str] | None, *, shell: bool, files: FileChoices) -> Any:
     """What is done to each token.
 
     Raises:
@@ -226,47 +225,11 @@ def _work(target: str | None, command: Sequence[str] | None, *, shell: bool) -> 
     if command is None:
         if target is None:
             raise ConfigError("nothing to run: name MODULE:NAME, or write a command after --")
-        if shell:
-            raise ConfigError("--shell is for a command after --")
+        if shell or files.are_made:
+            raise ConfigError("--shell, --workdir, --inputs and --outputs are for a command after --")
         from apicas.cli.target import load
 
         return load(target)
     if target is not None:
         raise ConfigError(f"both {target!r} and a command after --: a pilot does one thing")
-    return command_runner(command, shell=shell)
-
-
-def command_after_dashes(ctx: typer.Context) -> list[str] | None:
-    """The command that stands after `--`; None where there is none."""
-    command: list[str] | None = ctx.meta.get(_COMMAND)
-    return command
-
-
-def command_runner(command: Sequence[str], *, shell: bool, capture: int | None = None) -> CommandRunner:
-    """What runs a command for each token.
-
-    Args:
-        command: the program and its arguments, or the words of a line.
-        shell: whether it is a line for the shell.
-        capture: bytes that are kept of what it prints; None for the default.
-
-    Raises:
-        ConfigError: there is none, or no such program, or it cannot be understood.
-    """
-    import shutil
-    from dataclasses import replace
-
-    from apicas._runtime.command import CommandRunner
-    from apicas._runtime.process import CommandOptions
-
-    if not command:
-        raise ConfigError("there is no command after --")
-    options = CommandOptions(shell=shell)
-    if capture is not None:
-        options = replace(options, capture=capture)
-    if shell:
-        return CommandRunner(" ".join(command), options)
-    # Known to be wrong for every token: said once, before the first is claimed.
-    if "{" not in command[0] and shutil.which(command[0]) is None:
-        raise ConfigError(f"there is no program {command[0]!r}, or it may not be executed")
-    return CommandRunner(list(command), options)
+    return command_runner(command, shell=shell, files=files)

@@ -133,7 +133,9 @@ def make_program(
     """The program in a directory, with nothing of this user's configuration."""
     for name in [name for name in os.environ if name.startswith("APICAS_")]:
         patch.delenv(name)
+    patch.setenv("HOME", str(directory))
     patch.setenv("XDG_CONFIG_HOME", str(directory / "config"))
+    patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     patch.chdir(directory)
     # It would end the process that runs the tests, where a thread of theirs is still there.
     patch.setattr("apicas.cli.application._leave_stubborn_threads", lambda code: None)

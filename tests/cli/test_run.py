@@ -255,7 +255,10 @@ def test_what_cannot_be_run_is_one_line(apicas: Program, target: str, reason: st
         (["work:square", "--", "echo"], "a pilot does one thing"),
         (["--", "./no-such-program", "{input}"], "there is no program"),
         (["--", "echo", "{input"], "brace"),
-        (["--shell", "work:square"], "--shell is for a command"),
+        (["--shell", "work:square"], "are for a command after --"),
+        (["--outputs", "*.fits", "work:square"], "are for a command after --"),
+        (["--outputs", "../x", "--", "true"], "outside the work directory"),
+        (["--keep", "sometimes", "--", "true"], "never, failed, always"),
         (["work:square", "--view", "Nowhere/todo"], "no view Nowhere/todo"),
         (["work:square", "--lock-timeout", "1s"], "at least 10"),
     ],
@@ -456,3 +459,17 @@ def test_nobody_reads_on(apicas: Program) -> None:
     os.close(write)
     result = apicas.finish(process)
     assert (result.code, result.err) == (1, "")
+
+
+def test_files_of_a_command_are_moved_and_a_failed_ones_directory_is_kept(apicas: Program) -> None:
+    """In the working directory's `results` and `work`; `apicas status` says where the directory is."""
+    apicas("push", "--id-field", "name", "--format", "jsonl", stdin='{"name": "a", "n": 1}\n{"name": "b", "n": 0}\n')
+    line = 'echo "$APICAS_FIELD_n" > made; test "$APICAS_FIELD_n" = 1'
+    apicas(
+        *("run", "--workers", "1", "--workdir", "work", "--keep", "failed", "--outputs", "made"),
+        *("--outputs-to", "results", "--", "/bin/sh", "-c", line),
+    )
+    assert (apicas.directory / "results/a/made").read_text() == "1\n"
+    assert not (apicas.directory / "results/b").exists()
+    assert (apicas.directory / "work/b/1/made").read_text() == "0\n"
+    assert f"files     {apicas.directory}/work/b/1" in apicas("status", "b").out

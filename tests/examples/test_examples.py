@@ -64,6 +64,17 @@ async def test_commands_need_no_python(tmp_path: Path, command: dict[str, str]) 
     assert sorted(log.split(b": ")[1] for log in logs) == [b"2 words\n", b"3 words\n", b"4 words\n"]
 
 
+def test_a_map_has_a_memory(tmp_path: Path, command: dict[str, str]) -> None:
+    """Lines are worked in directories of their own, what they make is moved; the second run has nothing to do."""
+    here = EXAMPLES / "map"
+    first = run("sh", "run.sh", tmp_path / "out", directory=here, environment=command)
+    assert "gamma: " in first
+    assert len((tmp_path / "out/beta/beta.dat").read_text().splitlines()) == 20
+    second = run("sh", "run.sh", tmp_path / "out", directory=here, environment=command)
+    assert "gamma: " not in second
+    assert second.splitlines()[-3:] == [f"{tmp_path}/out/{name}/{name}.dat" for name in ("alpha", "beta", "gamma")]
+
+
 async def test_embedding_starts_works_and_stops_with_the_application(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

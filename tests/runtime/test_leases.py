@@ -467,3 +467,17 @@ async def test_an_outcome_does_not_wait_for_a_look_without_an_answer() -> None:
             async with token:
                 token["output"] = "kept"
     assert (await client.fetch("t0")).state == "done"
+
+
+@virtual
+async def test_what_one_pilot_held_is_reclaimed_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """It may have been thousands."""
+    client = make_pool()
+    await client.upload([{"_id": name} for name in "abc"])
+    await vanish(client, 3)
+    async with pilot(client) as tokens:
+        async for token in tokens:
+            async with token:
+                pass
+    (line,) = [line for line in caplog.messages if "reclaimed token" in line]
+    assert "and 2 more from pilot dead on dead-node, last seen alive" in line

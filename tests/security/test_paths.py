@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from apicas._documents import check_attachment_name, check_id
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.command import CommandRunner, variables_of
 from apicas._runtime.process import CommandOptions
 from apicas.clients.base import PoolClient
 from apicas.clients.couch import CouchClient
@@ -211,7 +211,7 @@ async def test_a_value_is_one_argument_and_never_code(tmp_path: Path, value: str
 async def test_a_token_names_no_variable_of_its_command(
     tmp_path: Path, shell: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names of fields become no names in the environment, and values are there as the line's own variables only."""
+    """Values are there under names of ours only."""
     monkeypatch.setenv("APICAS_PASSWORD", "s3cr3t")
     monkeypatch.setenv("APICAS_POOL", "https://me:s3cr3t@couch.example/db")
     fields = {"LD_PRELOAD": "owned", "PATH": "owned", "BASH_ENV": "owned", "A=B": "owned", "APICAS_TOKEN_ID": "owned"}
@@ -219,7 +219,8 @@ async def test_a_token_names_no_variable_of_its_command(
     command = f"{sys.executable} -c '{code}' {{input[PATH]}}" if shell else [sys.executable, "-c", code]
     shown = (await run(command, fields, tmp_path, shell=shell)).decode()
     variables = dict(eval(shown))
-    assert [name for name, value in variables.items() if "owned" in value] == (["APICAS_ARGUMENT_0"] if shell else [])
+    expected = {"APICAS_FIELD_input", *(["APICAS_ARGUMENT_0"] if shell else [])}
+    assert {name for name, value in variables.items() if "owned" in value} == expected
     assert variables["APICAS_TOKEN_ID"] == "t"
     assert variables["PATH"] == os.environ["PATH"]
     assert "s3cr3t" not in shown
@@ -232,3 +233,10 @@ def test_a_pilot_leaves_no_files_of_a_token_s_naming(apicas: Program) -> None:
     new = {path.name for path in set(apicas.directory.parent.rglob("*")) - before}
     assert new <= {"apicas.db", "apicas.db-wal", "apicas.db-shm"}
     assert apicas.status()["done"] == 1
+
+
+def test_fields_become_variables_under_names_of_ours() -> None:
+    """A field whose name is no plain word becomes none; what apicas writes is no field."""
+    odd = ("a-b", "a b", "A=B", "", "1x", "x\n", "\u00e9", "x" * 10 + "\0")
+    token = Token({"_id": "t", "type": "token", "lock": 1, "done": 0, "LD_PRELOAD": "x", **dict.fromkeys(odd, "owned")})
+    assert variables_of(token) == {"APICAS_FIELD_LD_PRELOAD": "x"}

@@ -1,0 +1,1 @@
+"""One file that is all of apicas, for nodes where nothing can be installed. See docs/packaging.md."""
