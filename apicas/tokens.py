@@ -42,6 +42,7 @@ MAX_ERRORS: Final = 50
 MAX_MESSAGE: Final = 200
 """Characters of what a token tells of its progress: every beat carries it."""
 _ROUNDING: Final = 1e-6
+_UNTYPED: Final = object()
 
 
 class TokenState(StrEnum):
@@ -380,10 +381,8 @@ class Token(MutableMapping[str, Any], Generic[Model]):
     @property
     def input(self) -> Model:
         """What to work on, as it was pushed; a Model where process_token is annotated with `Token[Model]`."""
-        try:
-            return self._input
-        except AttributeError:  # nobody has asked for a type
-            return cast("Model", self.get("input"))
+        typed = getattr(self, "_input", _UNTYPED)  # quicker than an exception, where nobody has asked for a type
+        return cast("Model", self.get("input") if typed is _UNTYPED else typed)
 
     @input.setter
     def input(self, value: Any) -> None:

@@ -64,7 +64,7 @@ async def run_async(actor: Any, pool: str | Client | None = None, **options: Any
             client = await stack.enter_async_context(connect(client))
         iterator = iterator_for(actor, client, keeping)
         adapted = PicasActor(actor, iterator, stop_file=directory / "stop")
-        stop = _Stop(directory / "stop", options.pop("stop_function", None))
+        stop = _Stop(directory / "stop", options.pop("stop_function", None), getattr(actor, "iterator", None))
         report = await adapted.run(**{"workers": 1, "handle_signals": True, **options, "stop_function": stop})
     if adapted.is_unfit:
         raise ConfigError("no worker process could be prepared for the actor: the log says why")
@@ -75,19 +75,24 @@ _KEEPING = frozenset(IteratorKeywords.__annotations__) - RunKeywords.__annotatio
 
 
 class _Stop:
-    """Asked after each token whether that was the last: by the actor's iterator, or by the user's function.
+    """Asked after each token whether that was the last: the actor's iterator says so, or a function of the user's.
 
     Args:
-        mark: the file that says so.
+        mark: the file that is there once the iterator was stopped.
         function: the user's; it may block, so it is asked in a thread.
+        iterator: the actor's; one of PiCaS's asks its stop_callback before each token, and not only before it waits.
     """
 
-    def __init__(self, mark: Path, function: Callable[..., Any] | None) -> None:
+    def __init__(self, mark: Path, function: Callable[..., Any] | None, iterator: Any) -> None:
         self._mark = mark
         self._function = function
+        self._iterator = iterator
 
     async def __call__(self, **arguments: Any) -> bool:
         if os.path.exists(self._mark):  # noqa: ASYNC240, PTH110 - a file of ours, on this node; quicker than a thread
+            return True
+        callback = getattr(self._iterator, "stop_callback", None)
+        if callback is not None and await in_thread(callback, getattr(self._iterator, "stop_callback_args", {})):
             return True
         return self._function is not None and bool(await in_thread(self._function, arguments))
 

@@ -42,10 +42,13 @@ class Old(RunActor):  # type: ignore[misc]
 
     def __init__(self, db, modifier):  # type: ignore[no-untyped-def]
         super().__init__(db)
-        self.iterator = EndlessViewIterator(self.iterator, stop_callback=lambda: self.client.doc_count() > 0)
+        self.iterator = EndlessViewIterator(self.iterator, stop_callback=lambda: self.ended() >= 4)
         self.modifier = modifier
         self.client = db
         self.calls = []
+
+    def ended(self):  # type: ignore[no-untyped-def]
+        return len(self.client.view("done").rows)
 
     def prepare_env(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         self.calls.append("prepare_env")
@@ -108,6 +111,19 @@ class Endings(Shell):
                 self.modifier.close(token)
             case "sleep":
                 time.sleep(600)
+
+
+class Limited(Shell):
+    """Stops after two tokens, by its iterator's callback."""
+
+    def __init__(self, db, modifier):  # type: ignore[no-untyped-def]
+        super().__init__(db, modifier)
+        self.iterator = EndlessViewIterator(self.iterator, stop_callback=self.is_over, limit=2)
+        self.asked = 0
+
+    def is_over(self, limit):  # type: ignore[no-untyped-def]
+        self.asked += 1
+        return self.asked >= limit
 
 
 class Meeting(Shell):

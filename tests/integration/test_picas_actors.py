@@ -209,6 +209,14 @@ async def test_the_actors_own_iterator_says_which_views(pool: Pool) -> None:
         assert [row.id for row in await client.view("todo")] == ["t0", "t3"]
 
 
+async def test_a_stop_callback_is_asked_after_each_token_and_may_be_a_method_of_the_actor(pool: Pool) -> None:
+    async with pool.client() as client:
+        await client.setup()
+        await client.upload({"_id": f"t{n}", "input": "true"} for n in range(9))
+        assert (await asyncio.to_thread(pool.run, "Limited")).startswith("2 done")
+        assert (await client.counts())["todo"] == 7
+
+
 async def test_tasks_are_worked_from_a_view_by_both(pool: Pool) -> None:
     """Documents of PiCaS's Task class that name no type: neither kind of pilot finds them in Monitor."""
     async with pool.client() as client:
