@@ -282,7 +282,8 @@ def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator
     """
     if isinstance(work, type):
         if not issubclass(work, RunActor):
-            raise ConfigError(f"{work.__name__} is no RunActor")
+            hint = ": one of PiCaS's is for apicas.picas.run" if hasattr(work, "process_task") else ""
+            raise ConfigError(f"{work.__name__} is no apicas.RunActor{hint}")
         actor = work(iterator)
         return partial(_work_of, actor)
     if not callable(work):

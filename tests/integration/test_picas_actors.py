@@ -182,6 +182,21 @@ async def test_a_time_limit_ends_the_work(pool: Pool) -> None:
         assert "time limit" in (await client.fetch("t")).errors[0]["message"]
 
 
+async def test_a_signal_ends_the_work_and_hands_the_token_back(pool: Pool, tmp_path: Path) -> None:
+    """Also work that hears nothing of it: here it waits for a second token."""
+    async with pool.client() as client:
+        await client.setup()
+        await client.upload([{"_id": "t", "input": str(tmp_path)}])
+        program = pool.start("Meeting", grace=0.2)
+        while not (tmp_path / "t").exists():
+            assert program.poll() is None
+            await asyncio.sleep(0.01)
+        program.terminate()
+        assert "0 done, 1 released" in await asyncio.to_thread(ended, program)
+        token = await client.fetch("t")
+        assert (token.state, token.scrub_count, token.releases) == ("todo", 0, 1)
+
+
 async def test_an_actor_that_cannot_be_prepared_fails_no_token(pool: Pool) -> None:
     """The tokens stay in todo, and the program says why it ends."""
     async with pool.client() as client:
