@@ -16,7 +16,7 @@ from apicas.cli import editor
 from apicas.cli.editing import GUARDED
 from apicas.clients.sqlite import SQLiteClient
 from apicas.tokens import Token
-from tests.cli.program import Program
+from tests.cli.program import Program, as_of_now
 from tests.cli.test_commands import fill
 from tests.cli.test_terminal import Start, terminal  # noqa: F401 - a fixture
 from tests.cli.test_tokens import store
@@ -56,7 +56,7 @@ def filled(apicas: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store(
         apicas,
         {"_id": "t", "input": {"size": 3, "kind": "julia"}, "note": "x"},
-        HELD,
+        as_of_now(HELD, NOW),
         {"_id": "bad", "lock": 99, "done": 99, "exit_code": 1, "input": {"size": 3}},
     )
     return apicas

@@ -13,7 +13,7 @@ from apicas.cli.fields import NOTHING, ago, value_at, where, with_value
 from apicas.cli.listing import Ranking
 from apicas.clients.sqlite import SQLiteClient
 from apicas.exceptions import ConfigError
-from tests.cli.program import Program
+from tests.cli.program import Program, as_of_now
 from tests.cli.test_commands import SLOW, fill, modules_after
 from tests.cli.test_tokens import store
 
@@ -54,7 +54,7 @@ def listed(apicas: Program, *arguments: str) -> list[str]:
 @pytest.fixture
 def filled(apicas: Program) -> Program:
     """A pool with a token of every kind."""
-    store(apicas, *KINDS)
+    store(apicas, *as_of_now(KINDS, NOW))
     return apicas
 
 

@@ -28,7 +28,7 @@ NOW = int(time.time())
 
 def held(name: str, age: float, *, host: str = "node7", pilot: str = "p1", **fields: Any) -> dict[str, Any]:
     """A token that a pilot claimed, and beat last so many seconds ago."""
-    lock = NOW - int(age)
+    lock = int(time.time()) - int(age)
     entries = {"claim": f"c-{name}", "pilot": pilot, "lock": lock, "generation": 1, "lease": 60.0}
     process = fields.pop("process", "")
     return {"_id": name, "lock": lock, "hostname": host, **fields, "apicas": {**entries, "process": process}}
