@@ -2,7 +2,7 @@
 
     import apicas.picas
 
-    actor = ExampleActor(client, modifier)                        # as it always was
+    actor = Lines(client, modifier)                               # as it always was
     apicas.picas.run(actor, max_token_time=1800, workers=8)       # was: actor.run(max_token_time=1800)
 
 The actor stays as it is, and so do its class, its client and its modifier. What changes is around it: see
