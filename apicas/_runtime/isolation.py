@@ -36,6 +36,7 @@ from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.allotment import running_allocation, shape_of, told_allocation, with_variables
 from apicas._runtime.children import adopted
+from apicas._runtime.frames import END, FrameConnection, framed
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, storable
@@ -46,6 +47,7 @@ from apicas._runtime.process import (
     excess_error,
     running_supervision,
 )
+from apicas._runtime.readers import running_readers
 from apicas._runtime.verdicts import heard, heard_usage, with_usage
 from apicas._runtime.worker_output import WorkerOutput
 from apicas.clients.base import PoolClient
@@ -55,7 +57,6 @@ from apicas.tokens import Token, progress_of
 if TYPE_CHECKING:
     from apicas._runtime.supervisor_watch import Attempt
 
-HEADER_BYTES: Final = 8
 MAX_STATE: Final = 100_000_000
 """Bytes of the work's state: it is kept from the start on, in case that a token needs it."""
 MAX_ANSWER: Final = 1 << 30
@@ -67,8 +68,8 @@ TAKE_LIMIT: Final = 10.0
 LAST_WORDS: Final = 0.25
 """Seconds for an answer that is still in the pipe when its process has ended."""
 TAKEN: Final = {"taken": True}
-END: Final = bytes(HEADER_BYTES)
-"""An empty frame."""
+MAX_LOOK: Final = 0.05
+"""Seconds between two looks at whether a process has ended, where the system has no word for that."""
 _GUARD: Final = re.compile(r"^if\s+.*__name__", re.MULTILINE)
 # The first thing that the process needs is the path to this package.
 _BOOT: Final = (
@@ -121,7 +122,7 @@ class Isolation:
         if not self._needs_main:
             modules = {name: value for name, value in modules.items() if not name.startswith("init_main")}
         path = modules.get("sys_path", sys.path)
-        frames = (_framed(pickle.dumps(modules)), _framed(self._state))
+        frames = (framed(pickle.dumps(modules)), framed(self._state))
         return IsolatedProcess(pickle.dumps(path) + b"".join(frames), self._store_time)
 
 
@@ -159,9 +160,8 @@ class IsolatedProcess:
             raise
         self._socket = ours
         self._running = _Running(self._child, CommandOptions(grace=0.0), attempt)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._size: int | None = None
+        self._connection: FrameConnection | None = None
+        self._end_watch: int | None = None
         self._is_ready = self._is_for_one = False
         self._token: Token | None = None
         """What it was sent and has not answered."""
@@ -177,8 +177,10 @@ class IsolatedProcess:
         Raises:
             OSError: it was ended from outside, before it could have done anything.
         """
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        await self._send_bytes(self._introduction)
+        self._connection = FrameConnection(MAX_ANSWER)
+        await self._connection.open(self._socket)
+        self._watch()
+        await self._connection.send(self._introduction)
         self._introduction = b""
         answer = await self._receive()
         if answer is None:
@@ -259,7 +261,8 @@ class IsolatedProcess:
                 answer = await self._receive()
             if answer is not None:
                 self._settle(answer)
-        await self._send_bytes(END)
+        if self._connection is not None:
+            await self._connection.send(END)
         await self._running.wait()
 
     async def end(self) -> None:
@@ -272,37 +275,30 @@ class IsolatedProcess:
                 self._output.close()
                 self._running.close()
                 self._report.close()
-                if self._writer is None:
-                    self._socket.close()
-                else:
-                    self._writer.close()
-                    with suppress(OSError):
-                        await self._writer.wait_closed()
+                self._unwatch()
+                if self._connection is not None:
+                    await self._connection.close()
+                self._socket.close()
 
     # The connection. ------------------------------------------------------------------------------------------------
 
     async def _send(self, message: Document) -> None:
-        await self._send_bytes(_framed(encode(message)))
-
-    async def _send_bytes(self, body: bytes) -> None:
-        if self._writer is None:
-            return
-        with suppress(OSError):  # it has ended, which the next answer tells
-            self._writer.write(body)
-            await self._writer.drain()
+        if self._connection is not None:
+            await self._connection.send(framed(encode(message)))
 
     async def _receive(self) -> Document | None:
         """The next answer; None where there is none to come."""
-        answer: Document | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, group.cancel_scope)
-            with suppress(OSError, EOFError, InvalidTokenError):
-                answer = await self._read()
-                while answer is not None and "reached" in answer:
-                    self._reach(answer["reached"])
-                    answer = await self._read()
-            group.cancel_scope.cancel()
-        return answer
+        while self._connection is not None and (body := await self._connection.receive()) is not None:
+            try:
+                answer = decode(body)
+            except InvalidTokenError:
+                return None
+            if not isinstance(answer, dict):
+                return None
+            if "reached" not in answer:
+                return answer
+            self._reach(answer["reached"])
+        return None
 
     def _reach(self, progress: Any) -> None:
         """Note how far its work is, which is what somebody else says: any JSON."""
@@ -311,22 +307,31 @@ class IsolatedProcess:
             if self._token is not None and self._token.lease is not None:
                 self._token.lease.reached(told)
 
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        """What the work started may hold the pipe open, so its end alone says nothing."""
-        await self._running.wait()
-        await anyio.sleep(LAST_WORDS)
-        scope.cancel()
+    def _watch(self) -> None:
+        """Note its end: what the work started may hold the connection open, so that alone says nothing."""
+        self._end_watch = self._running.open_end_watch()
+        if self._end_watch is None:
+            self._look()
+        else:
+            running_readers().add(self._end_watch, self._note_end)
 
-    async def _read(self) -> Document | None:
-        if self._reader is None:
-            return None
-        if self._size is None:
-            self._size = int.from_bytes(await self._reader.readexactly(HEADER_BYTES), "big")
-        if self._size > MAX_ANSWER:
-            return None
-        body, self._size = await self._reader.readexactly(self._size), None
-        answer = decode(body)
-        return answer if isinstance(answer, dict) else None
+    def _unwatch(self) -> None:
+        descriptor, self._end_watch = self._end_watch, None
+        if descriptor is not None:
+            running_readers().remove(descriptor)
+            os.close(descriptor)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._running.has_ended():
+            self._note_end()
+        else:
+            loop.call_later(MAX_LOOK, self._look)
+
+    def _note_end(self) -> None:
+        self._unwatch()
+        if self._connection is not None:
+            asyncio.get_running_loop().call_later(LAST_WORDS, self._connection.finish)
 
     async def _ended(self) -> CommandResult | None:
         """How it ended; None where it lives on and answers no more."""
@@ -365,6 +370,10 @@ class _Running(RunningCommand):
         self._supervision.look_soon(self._attempt)
         self._attempt.peak = 0
 
+    def open_end_watch(self) -> int | None:
+        """What becomes readable when it ends, to be closed by the caller; None where there is no such thing."""
+        return self._leader.open_watch()
+
     def has_ended(self) -> bool:
         """Whether it has; it stays a zombie."""
         return self._has_ended()
@@ -385,10 +394,6 @@ def _start(connection: int, report: int, streams: tuple[int, int], attempt: Atte
         env=cast("Any", attempt.marked(with_variables(None))),
         start_new_session=True,
     )
-
-
-def _framed(body: bytes) -> bytes:
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 def _reason(result: CommandResult | None) -> str:
