@@ -13,6 +13,8 @@ from typing import Final, cast
 from typing_extensions import override
 
 HEADER_BYTES: Final = 8
+COUNT_BYTES: Final = 8
+"""Of the file in which the other side counts what it has taken."""
 END: Final = bytes(HEADER_BYTES)
 """An empty frame."""
 AHEAD: Final = 262_144
@@ -112,8 +114,9 @@ class FrameConnection(asyncio.Protocol):
             self._come = None
 
     def finish(self) -> None:
-        """Wait for nothing more: who should have sent it is gone."""
+        """Wait for nothing more: the other side is gone, or does nothing."""
         self._is_over = True
+        self.resume_writing()
         self._tell()
 
     async def close(self) -> None:
@@ -149,7 +152,6 @@ class FrameConnection(asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.finish()
-        self.resume_writing()
         if not self._closed.done():
             self._closed.set_result(None)
 

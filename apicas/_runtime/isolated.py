@@ -8,9 +8,9 @@ Rules:
 - What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is `taken`.
 
 The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON with one token
-each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then two per token: `taken`,
-from the loop that is to work it and before the token is looked at, and what became of it. Between these two it may say
-how far the work is, any number of times.
+each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then what became of each
+token. Before that it may say how far the work is, any number of times. In a file that the pilot has open, too, it
+counts the tokens that it has taken: the loop that is to work one does so before it looks at it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime.allotment import heard_allocation, in_force
 from apicas._runtime.executor import Executor, ExecutorOptions
-from apicas._runtime.frames import HEADER_BYTES, FrameBuffer, framed
+from apicas._runtime.frames import COUNT_BYTES, HEADER_BYTES, FrameBuffer, framed
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import describe
@@ -61,22 +61,23 @@ KILL_ME_FIRST: Final = 500
 """Half of the node's memory, in the kernel's reckoning of whom to kill when there is none left: us before the pilot."""
 
 
-def main(pilot: IO[bytes], connection: int, report: int) -> None:
+def main(pilot: IO[bytes], connection: int, report: int, taken: int) -> None:
     """Work tokens until the pilot says that it was the last.
 
     Args:
         pilot: what the pilot sends.
         connection: the descriptor of the same, where the answers go.
         report: a descriptor for what a crash has to say.
+        taken: that of the file in which the tokens are counted that were taken.
     """
-    os.set_inheritable(connection, False)
-    os.set_inheritable(report, False)
+    for descriptor in (connection, report, taken):
+        os.set_inheritable(descriptor, False)
     faulthandler.enable(file=report)
     _be_the_first_to_go()
     be_supervised()
     _memory.open()
     with asyncio.Runner() as runner:
-        place = Place(connection, runner.get_loop())
+        place = Place(connection, taken, runner.get_loop())
         modules, work = _frame(pilot) or b"", _frame(pilot) or b""
         threading.Thread(target=place.guard, name="apicas-pilot", daemon=True).start()
         try:
@@ -95,11 +96,14 @@ class Place:
 
     Args:
         connection: where the answers go.
+        taken: where tokens are counted.
         loop: the loop.
     """
 
-    def __init__(self, connection: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: int, taken: int, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
+        self._taken = taken
+        self._count = 0
         self._loop = loop
         self._socket = socket.socket(fileno=os.dup(connection))
         self._heard = FrameBuffer()
@@ -174,7 +178,8 @@ class Place:
             await work.cleanup_env()
 
     async def _work_one(self, work: Work, body: bytes) -> None:
-        self.say({"taken": True})
+        self._count += 1
+        os.pwrite(self._taken, self._count.to_bytes(COUNT_BYTES, "big"), 0)
         message = decode(body)
         self._offset = message["now"] - time.time()
         lease = RemoteLease(self.say, self._loop, message.get("progress"))

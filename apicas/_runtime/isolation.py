@@ -3,7 +3,9 @@
 Rules:
 - The work is sent once, pickled, as it was before prepare_env; the iterator, the client and the keeper stay behind.
 - Tokens go there and come back as JSON. Nothing that comes from that process is unpickled.
-- A process that ends without an answer is the crash of the token that it said it has taken. Before that it is nobody's.
+- A process that ends without an answer is the crash of the token that it has taken. Before that it is nobody's.
+- It counts what it has taken in a file that both have open, and which is read only when it gives no answer: a word for
+  each token would wake the pilot when the work begins, and take the processor from it.
 - Whatever ends the wait (the time limit, a cancellation, its death), `leave` and `end` leave nothing of the process.
 
 A process works many tokens, one after the other: see apicas._runtime.isolated for what it hears and says, and
@@ -36,7 +38,7 @@ from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.allotment import running_allocation, shape_of, told_allocation, with_variables
 from apicas._runtime.children import adopted
-from apicas._runtime.frames import END, FrameConnection, framed
+from apicas._runtime.frames import COUNT_BYTES, END, FrameConnection, framed
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, storable
@@ -67,14 +69,13 @@ TAKE_LIMIT: Final = 10.0
 """Seconds for a process to say that it takes a token. What an earlier one left there may block it."""
 LAST_WORDS: Final = 0.25
 """Seconds for an answer that is still in the pipe when its process has ended."""
-TAKEN: Final = {"taken": True}
 MAX_LOOK: Final = 0.05
 """Seconds between two looks at whether a process has ended, where the system has no word for that."""
 _GUARD: Final = re.compile(r"^if\s+.*__name__", re.MULTILINE)
 # The first thing that the process needs is the path to this package.
 _BOOT: Final = (
-    "import pickle, sys; connection, report = map(int, sys.argv[1:]); pilot = open(connection, 'rb', closefd=False); "
-    "sys.path[:] = pickle.load(pilot); from apicas._runtime.isolated import main; main(pilot, connection, report)"
+    "import pickle, sys; numbers = list(map(int, sys.argv[1:])); pilot = open(numbers[0], 'rb', closefd=False); "
+    "sys.path[:] = pickle.load(pilot); from apicas._runtime.isolated import main; main(pilot, *numbers)"
 )
 
 
@@ -133,7 +134,7 @@ class UnfitError(Exception):
 class IsolatedProcess:
     """A process for tokens, from its start to its end.
 
-    Use it in this order: `ready`, `take` and `work` for each token, and in any case `leave` and `end`.
+    Use it in this order: `ready`, `give` and `work` for each token, and in any case `leave` and `end`.
 
     Args:
         introduction: what it is sent first.
@@ -146,17 +147,19 @@ class IsolatedProcess:
         self.shape = shape_of(running_allocation.get())
         """What its libraries took it for that they can use: it is for tokens that are given as much."""
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        self._taken: IO[bytes] = _counting_file()
         ours, theirs = socket.socketpair()
         attempt = running_supervision().attempt()
         self._output = WorkerOutput()
         try:
             with theirs, self._output.write_ends() as streams:
-                self._child = _start(theirs.fileno(), self._report.fileno(), streams, attempt)
+                self._child = _start((theirs.fileno(), self._report.fileno(), self._taken.fileno()), streams, attempt)
         except BaseException:
             running_supervision().forget(attempt)
             self._output.close()
             ours.close()
             self._report.close()
+            self._taken.close()
             raise
         self._socket = ours
         self._running = _Running(self._child, CommandOptions(grace=0.0), attempt)
@@ -165,6 +168,14 @@ class IsolatedProcess:
         self._is_ready = self._is_for_one = False
         self._token: Token | None = None
         """What it was sent and has not answered."""
+        self._given = 0
+        """How many tokens it was sent."""
+        self._patience: asyncio.TimerHandle | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was sent no token before the present one."""
+        return self._given <= 1
 
     @property
     def is_free(self) -> bool:
@@ -191,8 +202,8 @@ class IsolatedProcess:
         self._is_ready = answer.get("ready") is True
         return None if self._is_ready else str(answer.get("unfit"))
 
-    async def take(self, token: Token, cleanup_time: float) -> bool:
-        """Send it a token; whether it has taken it. One that has not can be no more than ended.
+    async def give(self, token: Token, cleanup_time: float) -> None:
+        """Send it a token; `refuses` tells after `work` whether it has taken it.
 
         Args:
             token: the token. If it has been charged with a crash, the process is for no other one.
@@ -201,24 +212,46 @@ class IsolatedProcess:
         self._token, self._is_for_one = token, token.crashes > 0
         self._output.begin(token)
         self._running.limit_memory()
-        with anyio.move_on_after(TAKE_LIMIT):
-            allocation = told_allocation(token.allocation)
-            path = None if token.lease is None else token.lease.progress_path()
-            order = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
-            await self._send(order if allocation is None else {**order, "allocation": allocation})
-            if await self._receive() == TAKEN:
-                return True
+        self._given += 1
+        self._patience = asyncio.get_running_loop().call_later(TAKE_LIMIT, self._lose_patience)
+        allocation = told_allocation(token.allocation)
+        path = None if token.lease is None else token.lease.progress_path()
+        order = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
+        await self._send(order if allocation is None else {**order, "allocation": allocation})
+
+    def refuses(self) -> bool:
+        """Whether it has not taken the token that it was sent; then it can be no more than ended."""
+        if self._token is None or self._has_taken():
+            return False
         self._is_ready = False
-        return False
+        return True
+
+    def _has_taken(self) -> bool:
+        return int.from_bytes(os.pread(self._taken.fileno(), COUNT_BYTES, 0), "big") >= self._given
+
+    def _lose_patience(self) -> None:
+        if self._connection is not None and self.refuses():
+            self._connection.finish()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     async def work(self) -> Verdict:
-        """Wait until the token that it has taken is worked; its document becomes what came back."""
+        """Wait until the token that it was sent is worked; its document becomes what came back.
+
+        Where it has not taken the token, as `refuses` tells then, the verdict means nothing.
+        """
         verdict = await self._verdict()
         self._output.end()
         return verdict
 
     async def _verdict(self) -> Verdict:
         answer = await self._receive()
+        self._be_patient()
+        if answer is None and self.refuses():
+            return Cut()
         running = self._running
         if running.excess is not None:
             self._is_ready = False
@@ -257,8 +290,6 @@ class IsolatedProcess:
             groups.signal_group(self._child.pid, SIGTERM)
             groups.signal_group(self._child.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
             answer = await self._receive()
-            if answer == TAKEN:
-                answer = await self._receive()
             if answer is not None:
                 self._settle(answer)
         if self._connection is not None:
@@ -267,6 +298,7 @@ class IsolatedProcess:
 
     async def end(self) -> None:
         """Leave nothing of it behind."""
+        self._be_patient()
         with anyio.CancelScope(shield=True):
             groups.signal_group(self._child.pid, SIGKILL)
             try:
@@ -275,6 +307,7 @@ class IsolatedProcess:
                 self._output.close()
                 self._running.close()
                 self._report.close()
+                self._taken.close()
                 self._unwatch()
                 if self._connection is not None:
                     await self._connection.close()
@@ -383,14 +416,25 @@ class _Running(RunningCommand):
         return self._result()
 
 
-def _start(connection: int, report: int, streams: tuple[int, int], attempt: Attempt) -> subprocess.Popen[bytes]:
+def _counting_file() -> IO[bytes]:
+    """A file in which a process counts; it has its place on the disk already."""
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    try:
+        os.pwrite(file.fileno(), bytes(COUNT_BYTES), 0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _start(ours: tuple[int, int, int], streams: tuple[int, int], attempt: Attempt) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
     return subprocess.Popen(  # noqa: S603 - this interpreter, and a program of ours
-        [sys.executable, *flags, "-c", _BOOT, str(connection), str(report)],
+        [sys.executable, *flags, "-c", _BOOT, *map(str, ours)],
         stdin=subprocess.DEVNULL,
         stdout=streams[0],
         stderr=streams[1],
-        pass_fds=(connection, report),
+        pass_fds=ours,
         env=cast("Any", attempt.marked(with_variables(None))),
         start_new_session=True,
     )

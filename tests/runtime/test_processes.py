@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from apicas._node.inventory import Allocation
 from apicas._runtime import isolation as isolation_module
 from apicas._runtime.allotment import running_allocation
 from apicas._runtime.isolation import IsolatedProcess, Isolation
-from apicas._runtime.outcomes import Returned
+from apicas._runtime.outcomes import Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.processes import ProcessPool
 from apicas.actors import run_pilot, work_maker
@@ -216,14 +216,14 @@ async def pool_of(work: Any, most: int = 1, **options: Any) -> AsyncIterator[tup
         await pool.close()
 
 
+async def unlimited(token: Token, work: Callable[[Token], Awaitable[Verdict]]) -> Verdict:
+    return await work(token)
+
+
 async def worked_in(pool: ProcessPool, crashes: int = 0) -> int:
     """The process that a token was worked in."""
     token = Token({"_id": "t", "type": "token", "apicas": {"crashes": crashes}})
-    process = await pool.take(token)
-    try:
-        assert await process.work() == Returned()
-    finally:
-        await pool.give_back(process)
+    assert await pool.work(token, unlimited) == Returned()
     return int(token.output["process"])
 
 
@@ -266,9 +266,7 @@ async def test_an_idle_process_goes_before_there_are_more_than_are_usual() -> No
             mark = running_allocation.set(allocation)
             token = Token({"_id": "t", "type": "token"})
             token.allocation = allocation
-            process = await pool.take(token)
-            assert await process.work() == Returned()
-            await pool.give_back(process)
+            assert await pool.work(token, unlimited) == Returned()
             running_allocation.reset(mark)
         assert len(children()) == 2
 
