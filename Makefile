@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 POUCHDB := .pouchdb/node_modules/.bin/pouchdb-server
 PICAS := .picas/bin/python
 
-.PHONY: help demo test test-only lint types check format bench bench-setup clean setup
+.PHONY: help demo test test-only lint types docs check format bench bench-setup clean setup
 
 help:
 	@echo "make demo    render fractals with a pilot on an embedded pool: pictures in demo/"
 	@echo "make test    all tests, after setting up what they need"
-	@echo "make check   tests, lint and types: what CI runs"
+	@echo "make check   tests, lint, types and the documentation: what CI runs"
+	@echo "make docs    the documentation as web pages: docs/_build/index.html"
 	@echo "make format  format the code"
 	@echo "make bench   how fast apicas is here, on a file: see benchmarks/README.md for much more"
 	@echo "make bench-setup  install the queues that benchmarks/ compares with, each in an environment of its own"
@@ -61,7 +62,14 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: test lint types
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build
+
+check: test lint types docs
 
 format: setup
 	$(BIN)/ruff format .
@@ -75,4 +83,4 @@ bench-setup: setup
 	$(BIN)/python -m benchmarks.contenders.setup
 
 clean:
-	rm -rf $(VENV) .pouchdb .picas .bench demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pouchdb .picas .bench demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

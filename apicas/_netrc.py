@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 
 from apicas._files import check_private
@@ -52,6 +51,8 @@ def netrc_login(path: Path, host: str) -> tuple[str, Secret] | None:
 
 def _read(descriptor: int, host: str) -> tuple[str, tuple[str, Secret] | None]:
     """What is wrong with a file, and its entry for a host. Closes the file."""
+    from netrc import NetrcParseError, netrc  # noqa: PLC0415 - every command asks where the file is, and few read it
+
     try:
         # The file that was looked at, and no other of that name.
         entries = netrc(descriptor).hosts  # type: ignore[arg-type]  # it goes to open(), which takes a number

@@ -231,7 +231,11 @@ def _tell(taken: Sequence[Document], now: float) -> None:
         first, *others = documents
         and_others = f" and {len(others):,} more" if others else ""
         age = _age(max(documents, key=lambda document: count(document.get("lock"))), now)
-        log.warning("reclaimed token %s%s from %s, last seen alive %s", first["_id"], and_others, owner, age)
+        log.warning(
+            "reclaimed token %s%s from %s, last seen alive %s",
+            *(first["_id"], and_others, owner, age),
+            extra={"reclaimed": [document["_id"] for document in documents], "owner": owner},
+        )
 
 
 def _owner(document: Mapping[str, Any]) -> str:

@@ -22,8 +22,9 @@ A first run, on a pool in the file apicas.db:
   apicas status
 
 \b
-The pool is what --pool names, else $APICAS_POOL, else `pool` in ./apicas.toml or in the user's config.toml, else
-sqlite:///apicas.db. On CouchDB: --pool https://me@couch.example:6984/survey, with $APICAS_PASSWORD.
+The pool is what --pool names, else $APICAS_POOL, else `pool` in ./apicas.toml or in the user's config.toml, else what
+PiCaS's conf.yml or ./picasconfig.py names, else sqlite:///apicas.db; `apicas config show` tells. On CouchDB:
+--pool https://me@couch.example:6984/survey, with a password that `apicas passwd` keeps.
 
 {EXIT_CODES}"""
 
@@ -36,6 +37,8 @@ application = typer.Typer(
     name="apicas",
     cls=Commands,
     no_args_is_help=True,
+    # What a shell asks; `apicas completion` says how. Every other start does without.
+    add_completion="_APICAS_COMPLETE" in os.environ,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -17,20 +17,35 @@ SUMMARIES: Final = {
     "run": "Run a pilot: claim tokens and work them, until there are no more.",
     "map": "Run a command for each line of a file, to the end; --resume goes on after a break.",
     "status": "Show how many tokens are in todo, locked, done and error, or how single tokens are.",
+    "ls": "List tokens: by state, field and age; sorted, in columns of your choice, or as JSON.",
+    "show": "Show single tokens whole: state, owner, attempts, errors, attachments and fields.",
     "logs": "Show what a token's command or worker process has printed, also while it runs.",
     "explain": "Say why a token does not run.",
-    "reset": "Put the tokens of a view back to todo, as if they were new.",
+    "attachments": "List the attachments of a token, write one to a file, or put one in.",
+    "edit": "Change fields of tokens, in your editor or with --set.",
+    "reset": "Put tokens back to todo, as if they were new: those of views, or single ones.",
+    "release": "Put tokens back to todo at once that pilots hold which are gone.",
     "delete": "Delete the tokens of views, or single tokens.",
+    "archive": "Move tokens out of the pool, into a compressed archive.",
+    "export": "Write tokens with their attachments to a file, as JSON Lines.",
+    "import": "Put exported or archived tokens into the pool, as they were.",
     "flush": "Write finished results to the pool that a pilot could not write.",
     "heal": "Heal tokens that a CouchDB cluster stores in several versions.",
     "progress": "Tell, from a command, how far the work on its token is.",
-    "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
+    "pilots": "Show who is at work: pilots by what they hold, where, and when they last gave a sign of life.",
+    "views": "List the views of a pool, and add some of your own.",
+    "users": "Say who may use a CouchDB database; add accounts.",
+    "passwd": "Keep the password for a pool, or change it on the server.",
+    "config": "Show what is configured and where each value comes from; change it.",
+    "doctor": "Look whether everything is as it should be, and say what to do where it is not.",
     "bench": "Measure how fast a pool is, in a database of its own.",
+    "zipapp": "Write all of apicas into one file, for nodes where nothing can be installed.",
+    "completion": "Print what makes a shell complete the words of `apicas`.",
 }
 """The commands in the order of the help, and the first sentence of each. The function and its file have its name."""
 
 
-_MODULES: Final = {"logs": "token_logs"}
+_MODULES: Final = {"logs": "token_logs", "import": "import_"}
 """Those whose file has another name."""
 _METHOD: Final = "process_value"
 
@@ -66,12 +81,35 @@ class Command(typer.core.TyperCommand):
         return _spared(super().get_params(ctx))
 
 
+class Group(typer.core.TyperGroup):
+    """A command with commands of its own, as `apicas views add`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options."""
+        return _spared(super().get_params(ctx))
+
+
 def command(name: str) -> Any:
     """Import a command, and make it."""
     module = import_module(f"apicas.cli.{_MODULES.get(name, name)}")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(getattr(module, name))
+    if hasattr(module, "SUBCOMMANDS"):
+        return _group(name, module, alone)
+    function = getattr(module, name, None) or getattr(module, f"{name}_")  # a word of Python's has a line behind it
+    alone.command(name, cls=getattr(module, "COMMAND", Command), epilog=module.EPILOG)(function)
     return typer.main.get_command(alone)
+
+
+def _group(name: str, module: Any, together: typer.Typer) -> Any:
+    """A command of a module that has SUBCOMMANDS: functions and their epilogs, by name."""
+    together.callback(cls=Group, help=SUMMARIES[name], epilog=module.EPILOG, no_args_is_help=True)(_nothing)
+    for short, (function, epilog) in module.SUBCOMMANDS.items():
+        together.command(short, cls=Command, epilog=epilog)(function)
+    return typer.main.get_command(together)
+
+
+def _nothing() -> None:
+    """What a group does besides its commands."""
 
 
 def _spared(parameters: Sequence[Any]) -> Sequence[Any]:

@@ -6,34 +6,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apicas.cli.exits import ExitCode
 from apicas.cli.parameters import DryRunOption, PoolOption, YesOption
-from apicas.cli.terminal import agree, plural, say, tell
+from apicas.cli.selecting import SELECTING, IdOption, IdsFromOption, Names, OlderOption, WhereOption, states
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from apicas.cli.selection import Selection
-    from apicas.clients.base import PoolClient
     from apicas.configuration import Configuration
 
-EPILOG = """\b
-todo, locked, done, error and Design/view are views, all of whose tokens are deleted; any other name is a token's id.
-It always asks. Attachments go with their tokens.
+EPILOG = f"""\b
+{SELECTING}
+It always asks. Attachments go with their tokens. `apicas archive` keeps a copy of what it deletes.
 
 \b
 Examples:
   apicas delete done
+  apicas delete done --older 30d --dry-run
+  apicas delete error --where exit_code=137
   apicas delete token_17 token_18
   apicas delete --id todo
+  apicas delete --ids-from bad.txt --yes
 """
 
 
-def delete(
-    names: Annotated[list[str], typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.")],
+def delete(  # noqa: PLR0913 - typer makes an option of each
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VIEW|ID", help="Views, and ids of tokens.", show_default=False, autocompletion=states),
+    ] = None,
     *,
     pool: PoolOption = None,
-    ids: Annotated[bool, typer.Option("--id", help="Take every name for a token's id.")] = False,
+    ids: IdOption = False,
+    ids_from: IdsFromOption = None,
+    where: WhereOption = None,
+    older: OlderOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -42,43 +46,20 @@ def delete(
 
     from apicas.cli.opening import configured
 
-    asyncio.run(_delete(configured(pool), names, ids=ids, dry_run=dry_run, yes=yes))
+    wanted = Names(names=names or (), only_ids=ids, ids_from=ids_from, conditions=where or (), older=older)
+    wanted.check()
+    asyncio.run(_delete(configured(pool), wanted, dry_run=dry_run, yes=yes))
 
 
-async def _delete(configuration: Configuration, names: Sequence[str], *, ids: bool, dry_run: bool, yes: bool) -> None:
+async def _delete(configuration: Configuration, names: Names, *, dry_run: bool, yes: bool) -> None:
+    from apicas.cli.changing import Deed, carry_out
     from apicas.cli.opening import opened
-    from apicas.cli.selection import Survey, change_all, conclude
+    from apicas.cli.selection import Survey, tell_missing
 
     async with opened(configuration) as client:
-        selection = await _select(client, names, ids=ids)
+        selection = await names.select(client)
         survey = await Survey.of(client, selection)
+        tell_missing(survey.missing)
         survey.warn()
-        what = f"{plural(survey.number)} of {client.address}"
-        if dry_run or not survey.number:
-            say(f"would delete {what}" if survey.number else f"nothing to delete: {what}")
-        else:
-            agree(f"Delete {what}? This cannot be undone.", yes=yes)
-            conclude(await change_all(client, selection, client.delete, "deleted"), "deleted")
-    if len(selection.ids) < len([name for name in names if name not in selection.views]):
-        raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-async def _select(client: PoolClient, names: Sequence[str], *, ids: bool) -> Selection:
-    """Tell views from ids; an id that does not exist is told, and left out."""
-    from apicas.cli.opening import patiently
-    from apicas.cli.selection import Selection
-    from apicas.views import STATES
-
-    unique = list(dict.fromkeys(names))
-    views = [] if ids else [name for name in unique if name in STATES]
-    others = [name for name in unique if name not in views]
-    found = await patiently(lambda: client.get(others))
-    known = [name for name, document in zip(others, found, strict=True) if document is not None]
-    for name in others:
-        if name in known:
-            continue
-        if not ids and "/" in name:
-            views.append(name)  # a view that does not exist is said so when it is read
-        else:
-            tell(f"there is no token {name!r}")
-    return Selection(views=views, ids=known)
+        deed = Deed(verb="delete", done="deleted", question="Delete {}? This cannot be undone.", change=client.delete)
+        await carry_out(client, selection, deed, survey, dry_run=dry_run, yes=yes)

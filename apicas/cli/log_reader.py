@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from apicas._runtime.logs import STREAMS, attempts_in, file_name, log_directory
 from apicas._runtime.places import LOGS, place_of
 from apicas._runtime.spool import Follower, rest_of
 from apicas.cli.opening import patiently
-from apicas.cli.terminal import results, tell
+from apicas.cli.terminal import printable_text, results, tell
 from apicas.clients.base import PoolClient
 from apicas.exceptions import ConfigError, TokenNotFoundError
 from apicas.tokens import TokenState, annex, attempt_of, generation_of, is_foreign_lock, state_of
@@ -158,7 +158,7 @@ class LogReader:
         stream = sys.stdout if name == "stdout" else sys.stderr
         with results():
             if stream.isatty():  # what a token prints may be meant to drive it
-                stream.write("".join(_printable(content.decode("utf-8", "replace"))))
+                stream.write(printable_text(content.decode("utf-8", "replace")))
             else:
                 stream.flush()
                 stream.buffer.write(content)
@@ -196,9 +196,3 @@ def _running_path_of(document: Document) -> Path | None:
 def _attachments(document: Document) -> Mapping[str, Any]:
     files = document.get("_attachments")
     return files if isinstance(files, Mapping) else {}
-
-
-def _printable(text: str) -> Iterator[str]:
-    for character in text:
-        shown = character.isprintable() or character in "\n\t\r"
-        yield character if shown else character.encode("unicode_escape").decode("ascii")

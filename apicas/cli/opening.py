@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from apicas._secrets import Secret
-from apicas.cli.terminal import is_interactive, one_line, tell
+from apicas.cli.terminal import ask_unseen, is_interactive, tell
 from apicas.clients.base import PoolClient
 from apicas.configuration import FILE_NAME, Configuration, configure
 from apicas.exceptions import ConfigError, PoolUnavailableError
@@ -31,30 +31,35 @@ def configured(pool: str | None) -> Configuration:
         ConfigError: they cannot be used, or a password is missing and there is nobody to ask.
     """
     configuration = configure(pool)
+    if configuration.is_of_picas:  # who follows a tutorial is to see that this is no file in the working directory
+        tell(f"the pool is {configuration.pool}, as {configuration.source} says")
+    if configuration.lacks_password:
+        for note in configuration.notes:
+            tell(note)
+    return with_password(configuration)
+
+
+def with_password(configuration: Configuration) -> Configuration:
+    """A configuration with the password, asked for where it is missing.
+
+    Raises:
+        ConfigError: it is missing, and there is nobody to ask.
+    """
     if not configuration.lacks_password:
         return configuration
     password = _asked(configuration) if is_interactive() else None
     if password is None:
         raise ConfigError(
-            f"no password for {configuration.username!r} on {configuration.pool}: set $APICAS_PASSWORD, or write "
-            f"password = ... into {FILE_NAME}, or an entry into ~/.netrc"
+            f"no password for {configuration.username!r} on {configuration.pool}: `apicas passwd` keeps it; or set "
+            f"$APICAS_PASSWORD, or write password = ... into {FILE_NAME}, or an entry into ~/.netrc"
         )
     return replace(configuration, password=password)
 
 
 def _asked(configuration: Configuration) -> Secret | None:
     """The password that somebody types in; None where it would be seen."""
-    import warnings
-    from getpass import GetPassWarning, getpass
-
     # The name and the address may come from a file of somebody else's making.
-    question = one_line(f"Password of {configuration.username} on {configuration.pool}: ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", GetPassWarning)
-        try:
-            return Secret(getpass(question))
-        except GetPassWarning:  # the terminal cannot be told not to show what is typed
-            return None
+    return ask_unseen(f"Password of {configuration.username} on {configuration.pool}: ")
 
 
 @asynccontextmanager

@@ -148,7 +148,7 @@ def _of_lease(document: Mapping[str, Any], here: Here, *, silent: float) -> Iter
         yield "that pilot's process is gone: the next look of a pilot on this node puts it back to todo"
     elif silent > lease:
         beat = f"its last sign of life was {in_hours(silent)} ago, and the lease is {in_hours(lease)}"
-        yield f"{beat}: a running pilot that sees no other puts it back to todo"
+        yield f"{beat}: a running pilot that sees no other puts it back to todo, or `apicas release`"
     else:
         yield f"its last sign of life was {in_hours(silent)} ago: that pilot is at work on it"
 

@@ -1,31 +1,33 @@
-"""Which tokens a reset or a delete means, and how they are changed: in bulks, each by compare-and-swap."""
+"""Which tokens a command means: those of views, single ones, all; and of these the ones that fulfil conditions."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
-
-import typer
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from apicas._documents import Document
 from apicas._javascript import to_number
-from apicas.cli.exits import ExitCode
 from apicas.cli.opening import patiently
-from apicas.cli.terminal import plural, say, tell
+from apicas.cli.terminal import plural, tell
 from apicas.clients.base import PoolClient
-from apicas.clients.port import MISSING, SaveResult, SaveStatus, ViewQuery
+from apicas.clients.port import MISSING, ViewQuery
 from apicas.policies import lease_of
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, state_of
+from apicas.views import MONITOR_VIEWS, full_name
 
 PAGE: Final = 500
 """Documents read at a time: some hundred kilobytes for usual tokens."""
-ATTEMPTS: Final = 5
-"""How often a token is tried that others change at the same time: a heartbeat comes every few seconds at most."""
-_LINE_INTERVAL: Final = 10.0
+_SHOWN: Final = 20
+"""Ids that are not there, of those that are said by their names."""
 
-Change = Callable[[Sequence[Document]], Awaitable[list[SaveResult]]]
+
+class Condition(Protocol):
+    """What a token fulfils or not, as `apicas.cli.fields.Where`."""
+
+    def matches(self, document: Document, now: float) -> bool:
+        """Whether a token fulfils it at this store time, in unix seconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,29 +37,74 @@ class Selection:
     Args:
         views: all tokens of these; tokens in no Monitor view are left out, as everywhere.
         ids: and these.
-        older_than: of the views only tokens that are locked for longer than this many seconds, by the store's clock.
+        everything: all tokens instead, those in no view included.
+        older_than: of these only tokens that are locked for longer than this many seconds, by the store's clock.
+        where: of all these only the ones that fulfil each of these conditions.
     """
 
     views: Sequence[str] = ()
     ids: Sequence[str] = ()
+    everything: bool = False
     older_than: float | None = None
+    where: Sequence[Condition] = ()
 
-    async def pages(self, client: PoolClient) -> AsyncIterator[list[Document]]:
-        """The tokens, page by page; some may come twice while others change the pool."""
+    async def pages(
+        self, client: PoolClient, *, missing: Callable[[str], object] = lambda _id: None
+    ) -> AsyncIterator[list[Document]]:
+        """The tokens, page by page.
+
+        One that is listed twice, since it was named and is in a view, or went to another one meanwhile, comes once.
+
+        Args:
+            client: the pool.
+            missing: called with each of the ids that does not exist.
+        """
+        if self.everything:
+            async for page in _all(client):
+                yield self._matching(client, page)
+            return
+        if len(self.views) + bool(self.ids) == 1:
+            async for page in self._pages(client, missing):
+                yield page
+            return
+        seen: set[int] = set()
+        async for page in self._pages(client, missing):
+            yield [document for document in page if _is_new(document, seen)]
+
+    async def _pages(self, client: PoolClient, missing: Callable[[str], object]) -> AsyncIterator[list[Document]]:
         for view in self.views:
             async for page in _pages(client, view):
-                yield [document for document in page if self.includes(document, client.time())]
+                listed = [document for document in page if self.includes(document, client.time(), view)]
+                yield self._matching(client, listed)
         for start in range(0, len(self.ids), PAGE):
-            found = await patiently(lambda start=start: client.get(self.ids[start : start + PAGE]))  # type: ignore[misc]
-            yield [document for document in found if document is not None]
+            ids = self.ids[start : start + PAGE]
+            found = await patiently(lambda ids=ids: client.get(ids))  # type: ignore[misc]
+            for identifier, document in zip(ids, found, strict=True):
+                if document is None:
+                    missing(identifier)
+            there = [document for document in found if document is not None]
+            if self.older_than is not None:
+                there = [document for document in there if self.includes(document, client.time())]
+            yield self._matching(client, there)
 
-    def includes(self, document: Document, now: float) -> bool:
-        """Whether a document that a view lists is meant."""
+    def includes(self, document: Document, now: float, view: str = "") -> bool:
+        """Whether a document that a view lists is meant: it may have changed since the view was read."""
         state = state_of(document)
+        known = MONITOR_VIEWS.get(full_name(view)) if view else None
+        if known is not None and state is not known.state:
+            return False
         if self.older_than is None:
             return state is not TokenState.NO_VIEW
-        lock = _lock_time(document)
+        lock = lock_time(document)
         return state is TokenState.LOCKED and lock is not None and now - lock > self.older_than
+
+    def fulfils(self, document: Document, now: float) -> bool:
+        """Whether a document fulfils the conditions, at this store time."""
+        return all(condition.matches(document, now) for condition in self.where)
+
+    def _matching(self, client: PoolClient, page: Sequence[Document]) -> list[Document]:
+        now = client.time()
+        return [document for document in page if self.fulfils(document, now)]
 
 
 @dataclass(slots=True)
@@ -67,14 +114,19 @@ class Survey:
     number: int = 0
     held: int = 0
     """Locked, and refreshed within their lease: a pilot works on them."""
+    split: int = 0
+    """Stored in several versions by a cluster."""
+    missing: list[str] = field(default_factory=list)
+    """Ids that were asked for and do not exist."""
 
     @classmethod
     async def of(cls, client: PoolClient, selection: Selection) -> Survey:
         """Count."""
         survey = cls()
-        async for page in selection.pages(client):
+        async for page in selection.pages(client, missing=survey.missing.append):
             survey.number += len(page)
             survey.held += sum(is_held(document, client.time(), client.default_lease) for document in page)
+            survey.split += sum(bool(document.get("_conflicts")) for document in page)
         return survey
 
     def warn(self) -> None:
@@ -86,47 +138,46 @@ class Survey:
             )
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of a selection."""
-
-    changed: int = 0
-    left: int = 0
-    """Not changed, since somebody else changed them meanwhile."""
-    rejected: int = 0
-
-
-async def change_all(client: PoolClient, selection: Selection, change: Change, verb: str) -> Tally:
-    """Change the tokens of a selection.
-
-    Args:
-        client: the pool.
-        selection: which.
-        change: writes a page of them.
-        verb: what is done, for the lines on the way.
-    """
-    tally, next_line = Tally(), time.monotonic() + _LINE_INTERVAL
-    async for page in selection.pages(client):
-        if page:
-            await _change_page(client, page, change, tally)
-        if time.monotonic() >= next_line:
-            tell(f"{verb} {plural(tally.changed)} so far")
-            next_line = time.monotonic() + _LINE_INTERVAL
-    return tally
+def tell_missing(ids: Sequence[str]) -> None:
+    """Say which tokens do not exist."""
+    for name in ids[:_SHOWN]:
+        tell(f"there is no token {name!r}")
+    if len(ids) > _SHOWN:
+        tell(f"nor are there {plural(len(ids) - _SHOWN, 'more token')} of those that were named")
 
 
 def is_held(document: Document, now: float, default_lease: float) -> bool:
     """Whether a pilot has shown within the token's lease that it works on it."""
     if state_of(document) is not TokenState.LOCKED:
         return False
-    lock = _lock_time(document)
+    lock = lock_time(document)
     return lock is not None and now - lock <= lease_of(document, default_lease)
 
 
-def _lock_time(document: Document) -> float | None:
+def lock_time(document: Document) -> float | None:
     """When a token was locked or refreshed last; None where its lock is a mark and no time."""
     lock = to_number(document.get("lock"))
     return lock if lock >= FIRST_LOCK_TIME else None
+
+
+def _is_new(document: Document, seen: set[int]) -> bool:
+    """Whether a token comes for the first time; hashes take half of the memory of ids."""
+    mark = hash(document["_id"])
+    if mark in seen:
+        return False
+    seen.add(mark)
+    return True
+
+
+async def _all(client: PoolClient) -> AsyncIterator[list[Document]]:
+    """All tokens, in the order of their ids."""
+    after: str | None = None
+    while True:
+        page = await patiently(lambda after=after: client.scan(after, PAGE))  # type: ignore[misc]
+        yield page.documents
+        after = page.after
+        if after is None:
+            return
 
 
 async def _pages(client: PoolClient, view: str) -> AsyncIterator[list[Document]]:
@@ -149,50 +200,3 @@ async def _pages(client: PoolClient, view: str) -> AsyncIterator[list[Document]]
             limit *= 2
         seen = {row.id for row in rows if row.key == last}
         start = last
-
-
-async def _change_page(client: PoolClient, page: Sequence[Document], change: Change, tally: Tally) -> None:
-    """Change documents, again where others were faster, as long as they stay in the state they were found in."""
-    states = {document["_id"]: state_of(document) for document in page}
-    pending = list(page)
-    for _ in range(ATTEMPTS):
-        unclear = _count(pending, await patiently(lambda pending=pending: change(pending)), tally)  # type: ignore[misc]
-        if not unclear:
-            return
-        fresh = await patiently(lambda ids=unclear: client.get(ids))  # type: ignore[misc]
-        pending = [document for document in fresh if document and state_of(document) is states[document["_id"]]]
-        tally.left += len(unclear) - len(pending)
-    tally.left += len(pending)
-
-
-def _count(documents: Iterable[Document], results: Iterable[SaveResult], tally: Tally) -> list[str]:
-    """Count what was done; answers with the ids of which that is not known."""
-    unclear: list[str] = []
-    for document, result in zip(documents, results, strict=True):
-        if result.written:
-            tally.changed += 1
-        elif result.status is SaveStatus.REJECTED:
-            tally.rejected += 1
-            tell(f"{document['_id']}: {result.reason}")
-        else:
-            unclear.append(document["_id"])
-    return unclear
-
-
-def conclude(tally: Tally, done: str) -> None:
-    """Say what became of a selection.
-
-    Args:
-        tally: the numbers.
-        done: what was asked for, as a participle.
-
-    Raises:
-        typer.Exit: some of it was left out.
-    """
-    say(f"{done} {plural(tally.changed)}")
-    if tally.left:
-        tell(f"{plural(tally.left)} not {done}: changed by somebody else meanwhile")
-    if tally.rejected:
-        tell(f"{plural(tally.rejected)} not {done}: the pool does not take them")
-    if tally.left or tally.rejected:
-        raise typer.Exit(ExitCode.INCOMPLETE)

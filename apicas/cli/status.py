@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apicas.cli.exits import ExitCode
-from apicas.cli.parameters import PoolOption
+from apicas.cli.parameters import PoolOption, seconds
 from apicas.cli.terminal import one_line, painted, results, say_json, tell
+from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from apicas._documents import Document
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Tokens in no view are those whose lock or done is missing or no number: pilots leave them alone.
 With an id it shows that token: who holds it, how far it is, what its last attempt took, what went wrong.
+With --watch it goes on, until Ctrl-C: numbers, how many tokens end per second, when they will all have ended at that
+rate, who is at work, and which tokens are stuck. On a pipe each look is a line.
 
 \b
 Examples:
@@ -24,6 +27,8 @@ Examples:
   apicas status --json | jq .todo
   apicas status token_17
   apicas status --running
+  apicas status --watch
+  apicas status --watch --interval 60s >> progress.log
 """
 
 _STATES = ("todo", "locked", "done", "error")
@@ -36,13 +41,25 @@ def status(
     *,
     pool: PoolOption = None,
     running: Annotated[bool, typer.Option("--running", help="Show the tokens that are being worked.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object, or one for each token.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C.")] = False,
+    interval: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --watch: time between two looks.", show_default="2s")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object, or one for each token, or for each look.")
+    ] = False,
 ) -> None:
     """Show how many tokens are in todo, locked, done and error, or how single tokens are."""
     import asyncio
 
     from apicas.cli.opening import configured
 
+    pause = seconds(interval, "--interval")
+    if watch:
+        _watch(pool, token, pause, running=running, as_json=as_json)
+        return
+    if interval is not None:
+        raise ConfigError("--interval is for --watch")
     if token is not None or running:
         _show_tokens(configured(pool), token, running=running, as_json=as_json)
         return
@@ -53,6 +70,17 @@ def status(
         with results():
             _write_table(address, counts)
         _advise(counts)
+
+
+def _watch(pool: str | None, token: str | None, pause: float | None, *, running: bool, as_json: bool) -> None:
+    import asyncio
+
+    from apicas.cli.opening import configured
+    from apicas.cli.watching import INTERVAL, watch_pool
+
+    if token is not None or running:
+        raise ConfigError("--watch is for the whole pool: it goes with no TOKEN, and not with --running")
+    asyncio.run(watch_pool(configured(pool), INTERVAL if pause is None else pause, as_json=as_json))
 
 
 def _show_tokens(configuration: Configuration, token: str | None, *, running: bool, as_json: bool) -> None:

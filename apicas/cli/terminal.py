@@ -13,6 +13,7 @@ from unicodedata import category, combining
 
 import typer
 
+from apicas._secrets import Secret
 from apicas.cli.exits import ExitCode
 from apicas.exceptions import ApicasError, ConfigError
 
@@ -40,6 +41,14 @@ def printable_json(body: bytes) -> str:
     if text.isprintable():
         return text
     return "".join(character if _is_shown(character) else json.dumps(character)[1:-1] for character in text)
+
+
+def printable_text(text: str) -> str:
+    """A text of several lines that drives no terminal."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t\r" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def _is_shown(character: str) -> bool:
@@ -119,15 +128,34 @@ def agree(question: str, *, yes: bool) -> None:
         return
     if not is_interactive():
         raise ConfigError(f"{question} There is no terminal to ask on: add --yes")
-    # The event loop takes Ctrl-C for itself, and would act on it only after the answer.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with _hearing_interrupts():
         agreed = typer.confirm(one_line(question), err=True)
-    finally:
-        signal.signal(signal.SIGINT, previous)
     if not agreed:
         tell("nothing was changed")
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def ask_unseen(question: str) -> Secret | None:
+    """What somebody types in without seeing it; None where the terminal would show it."""
+    import warnings
+    from getpass import GetPassWarning, getpass
+
+    with warnings.catch_warnings(), _hearing_interrupts():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return Secret(getpass(one_line(question)))
+        except GetPassWarning:  # the terminal cannot be told not to show what is typed
+            return None
+
+
+@contextmanager
+def _hearing_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end a question: the event loop takes it for itself, and would act on it only after the answer."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def plural(number: int, noun: str = "token") -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from apicas._documents import Document
-from apicas.tokens import FIRST_LOCK_TIME, Token, TokenState, annex, attempt_of, count, is_foreign_lock
-
-_LAST_TIME: Final = 1 << 37
-"""Unix seconds that no calendar goes beyond."""
+from apicas.cli.fields import time_of
+from apicas.tokens import Token, TokenState, annex, attempt_of, count, is_foreign_lock
 
 
 def summary_of(document: Document) -> Document:
@@ -22,9 +20,9 @@ def summary_of(document: Document) -> Document:
         "state": str(token.state),
         "attempt": attempt_of(document),
         "hostname": token.hostname,
-        "since": _time(entries.get("claimed")) or _time(document.get("lock")),
-        "beat": _time(document.get("lock")) if held else None,
-        "done": _time(document.get("done")),
+        "since": time_of(entries.get("claimed")) or time_of(document.get("lock")),
+        "beat": time_of(document.get("lock")) if held else None,
+        "done": time_of(document.get("done")),
         "exit_code": token.exit_code,
         "progress": _mapping(entries.get("progress")) if held else None,
         "usage": _mapping(entries.get("usage")),
@@ -44,9 +42,9 @@ def lines_of(document: Document) -> Iterator[str]:
     yield f"{summary['id']}: {', '.join(_situation(summary))}"
     progress = summary.get("progress")
     if progress is not None:
-        yield f"  progress  {_percent(progress.get('fraction'))} {progress.get('message', '')}".rstrip()
+        yield f"  progress  {percent(progress.get('fraction'))} {progress.get('message', '')}".rstrip()
     if "usage" in summary:
-        yield f"  took      {', '.join(_taken(summary['usage']))}"
+        yield f"  took      {', '.join(taken(summary['usage']))}"
     if "workdir" in summary:
         yield f"  files     {summary['workdir']}"
     if "error" in summary:
@@ -63,13 +61,14 @@ def _situation(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"on {summary['hostname']}"
     for name in ("since", "beat", "done"):
         if name in summary:
-            yield f"{'last beat' if name == 'beat' else name} {_clock(summary[name])}"
+            yield f"{'last beat' if name == 'beat' else name} {clock(summary[name])}"
     for name in ("scrubbed", "crashed", "vanished", "released"):
         if name in summary:
             yield f"{summary[name]} x {name}"
 
 
-def _taken(usage: Mapping[str, Any]) -> Iterator[str]:
+def taken(usage: Mapping[str, Any]) -> Iterator[str]:
+    """What an attempt took, in words."""
     names = {"cpu_seconds": ("{:,.1f} s of CPU time", 1.0), "seconds": ("{:,.1f} s", 1.0)}
     for name, (text, unit) in {**names, "peak_memory": ("{:,.0f} MB of memory", 1e6)}.items():
         value = usage.get(name)
@@ -77,16 +76,13 @@ def _taken(usage: Mapping[str, Any]) -> Iterator[str]:
             yield text.format(value / unit)
 
 
-def _percent(fraction: Any) -> str:
+def percent(fraction: Any) -> str:
+    """A fraction as it is shown."""
     return f"{fraction:.0%}" if isinstance(fraction, (int, float)) else "?"
 
 
-def _time(value: Any) -> int | None:
-    """Unix seconds; None for what is no time, as the marks that PiCaS sets."""
-    return count(value) if FIRST_LOCK_TIME <= count(value) < _LAST_TIME else None
-
-
-def _clock(seconds: int) -> str:
+def clock(seconds: float) -> str:
+    """A time as it is shown: in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -33,6 +33,8 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
+    TokenPage,
     Traffic,
     UploadProgress,
     UploadReport,
@@ -180,6 +182,10 @@ class PoolClient(ABC):
         """How many documents of type token the pool has."""
 
     @abstractmethod
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page, in the order of ids; see the port."""
+
+    @abstractmethod
     async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Delete exactly these versions, by `_id` and `_rev`."""
 
@@ -241,6 +247,10 @@ class PoolClient(ABC):
         del limit
         return []
 
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name: those of Monitor, and those that users have added."""
+        return sorted(map(stored_view, MONITOR_VIEWS.values()), key=lambda view: view.name)
+
     async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
         """Tell when tokens may have become claimable: here nobody can, so that pilots look at intervals."""
         del views
@@ -286,6 +296,16 @@ class PoolClient(ABC):
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Write documents, each if the store still has its `_rev`; see the port."""
         return await self._save_encoded(self._encode_all([_plain(document) for document in documents]))
+
+    async def save_surely(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
+        """Write documents like `save`, and find out about those that had no clear answer.
+
+        Nobody else must be writing the same: two writers of equal content are told apart by nothing.
+
+        Raises:
+            PoolUnavailableError: no clear answer came; some may have been written.
+        """
+        return await self._read_back.resolve(documents, await self.save(documents))
 
     async def _save_encoded(self, documents: Sequence[EncodedDocument | SaveResult]) -> list[SaveResult]:
         """Write documents in bulks; one that was refused before it was sent keeps its result."""
@@ -461,6 +481,12 @@ class PoolClient(ABC):
             TokenNotFoundError: there is no such document, or no such attachment.
         """
         return b"".join([chunk async for chunk in self.stream_attachment(document_id, name)])
+
+
+def stored_view(view: View) -> StoredView:
+    """A view as `views` lists it, for a store that keeps its state and its condition."""
+    where = None if view.where is None else view.where.to_json()
+    return StoredView(name=view.name, state=str(view.state), where=where)
 
 
 def missing_view(address: str, name: str) -> ViewNotFoundError:

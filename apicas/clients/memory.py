@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view, stored_view
 from apicas.clients.port import (
     MISSING,
     Arrival,
@@ -29,6 +29,8 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -206,6 +208,15 @@ class MemoryClient(PoolClient):
         with self._pool.lock:
             return sum(stored.document().get("type") == "token" for stored in self._pool.documents.values())
 
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page."""
+        with self._pool.lock:
+            first = 0 if after is None else bisect.bisect_right(self._pool.ids, after)
+            ids = self._pool.ids[first : first + limit]
+            read = [self._pool.documents[identifier].document() for identifier in ids]
+        found = [document for document in read if document.get("type") == "token"]
+        return TokenPage(found, ids[-1] if len(ids) == limit else None)
+
     async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
         with self._pool.lock:
             return [self._write_one(encoded) for encoded in batch]
@@ -277,6 +288,11 @@ class MemoryClient(PoolClient):
         """Install a view."""
         with self._pool.lock:
             self._pool.views[view.name] = view
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name."""
+        with self._pool.lock:
+            return [stored_view(view) for _, view in sorted(self._pool.views.items())]
 
     async def _put_attachment(
         self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str

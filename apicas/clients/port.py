@@ -89,6 +89,14 @@ class ViewRow(msgspec.Struct, frozen=True):
     document: Document | None = None
 
 
+class TokenPage(msgspec.Struct, frozen=True):
+    """Some of a pool's tokens, in the order of their ids."""
+
+    documents: list[Document]
+    after: str | None
+    """The id behind which the next page begins; None after the last one. A page may be empty and not be the last."""
+
+
 class StoredChange(msgspec.Struct, frozen=True):
     """One entry of the changes feed."""
 
@@ -152,6 +160,21 @@ class Permissions(msgspec.Struct, frozen=True):
     member_roles: tuple[str, ...] = ()
     admins: tuple[str, ...] = ()
     admin_roles: tuple[str, ...] = ()
+
+
+class StoredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A view as a pool has it."""
+
+    name: str
+    """`Design/view`."""
+    state: str = ""
+    """The state whose tokens it lists; empty where only its map function tells."""
+    where: Any = None
+    """Its further condition, as JSON; see apicas.views.condition_from_json."""
+    map_function: str = ""
+    """Its text, where the store has one."""
+    reduce_function: str = ""
+    """Its text, or the name of one of the store's own."""
 
 
 class Traffic(msgspec.Struct):
@@ -303,6 +326,18 @@ class Client(Protocol):
         """How many documents of type token the pool has, those in no view included."""
         ...
 
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page, in the order of ids; those in no view included.
+
+        A token that is there all the time is read once, whatever becomes of it meanwhile, as it never is by reading
+        one view after the other.
+
+        Args:
+            after: where the page before said that the next one begins; None for the first.
+            limit: documents at most.
+        """
+        ...
+
     async def save(self, documents: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
         """Write documents, each if the store still has its `_rev`, or has no such document where there is none.
 
@@ -317,6 +352,10 @@ class Client(Protocol):
 
     async def add_view(self, view: View) -> None:
         """Install a view; one of the same name is replaced."""
+        ...
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name: those of Monitor, and those that users have added."""
         ...
 
     async def put_attachment(

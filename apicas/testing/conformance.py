@@ -471,6 +471,36 @@ async def _document_ids(client: PoolClient, view: str, **options: Any) -> list[s
 
 
 @check
+async def scan_reads_every_token_once(make_client: MakeClient) -> None:
+    """Page by page, whatever their state, also one that changes it meanwhile; what is no token is left out."""
+    contents = [{"_id": f"t{number}", **fields} for number, fields in enumerate(({}, LOCKED, DONE, ERROR, {}, {}, {}))]
+    other = {"_id": "t55", "type": "note"}
+    async with await _open(make_client, *contents, {"_id": "odd\u20ac", "lock": None}, other) as client:
+        await _sees(client, 9, lambda: _number_of_ids(client))
+        seen: list[str] = []
+        after: str | None = None
+        while True:
+            page = await client.scan(after, limit=2)
+            assert len(page.documents) <= 2
+            seen += [document["_id"] for document in page.documents]
+            assert all(document["_rev"] for document in page.documents)
+            if seen and seen[-1] in {"t1", "t2"}:  # t6 passes on to a state that was read already, in another order
+                await client.edit("t6", lambda token: token.update(LOCKED))
+            after = page.after
+            if after is None:
+                break
+        assert seen == ["odd\u20ac", *(f"t{number}" for number in range(7))]
+        assert [page.documents for page in [await client.scan("t6")]] == [[]]
+        assert len((await client.scan()).documents) == 8
+
+
+async def _number_of_ids(client: PoolClient) -> int:
+    """How many documents are known to be there, other than tokens too."""
+    ids = ["odd\u20ac", "t55", *(f"t{number}" for number in range(7))]
+    return sum(document is not None for document in await client.get(ids))
+
+
+@check
 async def view_that_is_missing_is_an_error(make_client: MakeClient) -> None:
     """Asking for a view that nobody installed says so."""
     async with await _open(make_client, {}) as client:
@@ -527,6 +557,29 @@ async def views_of_users_have_conditions(make_client: MakeClient) -> None:
         await client.add_view(View("SingleCore/todo", TokenState.TODO, cores == 4))
         await _lists(client, ["b"], "SingleCore/todo")
         await _lists(client, ["c"], "SingleCore/locked")
+
+
+@check
+async def views_are_listed(make_client: MakeClient) -> None:
+    """A pool says which views it has, those of Monitor and those of users, by name and with what they list."""
+    where = field("input", "cores") >= 4
+    async with await _open(make_client) as client:
+        assert {f"Monitor/{state}" for state in ("todo", "locked", "done", "error")} <= await _names(client)
+        await client.add_view(View("Big/todo", TokenState.TODO, where))
+        await client.add_view(View("All/done", TokenState.DONE))
+        await _sees(client, True, lambda: _has_views(client, {"Big/todo", "All/done", "Monitor/todo"}))
+        found = {view.name: view for view in await client.views()}
+        assert list(found) == sorted(found)
+        assert found["Big/todo"].where == where.to_json() or "cores" in found["Big/todo"].map_function
+        assert found["All/done"].state == "done" or "parseInt" in found["All/done"].map_function
+
+
+async def _names(client: PoolClient) -> set[str]:
+    return {view.name for view in await client.views()}
+
+
+async def _has_views(client: PoolClient, names: set[str]) -> bool:
+    return names <= await _names(client)
 
 
 async def _sampled(client: PoolClient, view: str, limit: int, place: float) -> list[str]:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from apicas._documents import Document
 from apicas.clients.memory import MemoryClient
-from apicas.clients.port import Arrival, SaveResult, SaveStatus, ViewQuery, ViewRow
+from apicas.clients.port import Arrival, SaveResult, SaveStatus, TokenPage, ViewQuery, ViewRow
 from apicas.exceptions import PoolUnavailableError
 
 
@@ -75,6 +75,11 @@ class FaultyClient(MemoryClient):
     async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
         self._ask("query")
         return await super().query(view, query)
+
+    @override
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        self._ask("scan")
+        return await super().scan(after, limit)
 
     @override
     async def sample(

@@ -20,7 +20,7 @@ import msgspec
 from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import EncodedDocument, PoolClient, missing_view, stored_view
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,
@@ -28,6 +28,8 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -191,6 +193,22 @@ class ReplicatedClient(PoolClient):
     @override
     async def add_view(self, view: View) -> None:
         await self._ask(lambda reply: reply(self.store.views.update({view.name: view})))
+
+    @override
+    async def views(self) -> list[StoredView]:
+        found: list[StoredView] = await self._ask(
+            lambda reply: reply(list(map(stored_view, self.store.views.values())))
+        )
+        return sorted(found, key=lambda view: view.name)
+
+    @override
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        ids: list[str] = await self._ask_replica(
+            lambda replica: sorted(identifier for identifier in replica.shown if after is None or identifier > after)
+        )
+        read = await self.get(ids[:limit])
+        found = [document for document in read if document is not None and document.get("type") == "token"]
+        return TokenPage(found, ids[limit - 1] if len(ids) > limit else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

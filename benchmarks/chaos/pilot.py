@@ -21,8 +21,8 @@ class _Reclaims(logging.Handler):
     """Notes the reclaims of this pilot, which it logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith("reclaimed token") and isinstance(record.args, tuple):
-            lines().reclaimed(str(record.args[0]), str(record.args[1]))
+        for token in getattr(record, "reclaimed", ()):
+            lines().reclaimed(str(token), str(getattr(record, "owner", "")))
 
 
 async def _main(chosen: dict[str, Any]) -> int:

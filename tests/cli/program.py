@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,8 +134,25 @@ def make_program(
     """The program in a directory, with nothing of this user's configuration."""
     for name in [name for name in os.environ if name.startswith("APICAS_")]:
         patch.delenv(name)
+    patch.setenv("HOME", str(directory))
     patch.setenv("XDG_CONFIG_HOME", str(directory / "config"))
+    patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     patch.chdir(directory)
     # It would end the process that runs the tests, where a thread of theirs is still there.
     patch.setattr("apicas.cli.application._leave_stubborn_threads", lambda code: None)
     yield Program(directory, patch, captured)
+
+
+def as_of_now(value: Any, then: int) -> Any:
+    """A document of a test module that was made when that was imported, as if it were made now.
+
+    Args:
+        value: with times near `then`.
+        then: unix seconds; a test may run many minutes after its module was imported.
+    """
+    if isinstance(value, dict):
+        return {name: as_of_now(inner, then) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [as_of_now(inner, then) for inner in value]
+    is_time = type(value) is int and abs(value - then) < 1_000_000
+    return value + int(time.time()) - then if is_time else value

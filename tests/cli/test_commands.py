@@ -343,6 +343,7 @@ def modules_after(*arguments: str, directory: Path) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
+ADMINISTRATION = ["pilots", "views", "users", "passwd", "config", "doctor"]
 SLOW = {"aiohttp", "aiocouch", "rich", "pydantic", "uvloop", "apicas.cli.run", "apicas._runtime"}
 
 
@@ -370,7 +371,7 @@ def test_a_typing_error_in_a_command_is_answered_with_what_there_is(apicas: Prog
     assert "did you mean 'status'" in apicas("statsu").error.lower()
 
 
-@pytest.mark.parametrize("command", ["init", "push", "run", "status", "reset", "delete"])
+@pytest.mark.parametrize("command", ["init", "push", "run", "status", "reset", "delete", *ADMINISTRATION])
 def test_the_help_of_a_command_has_examples(apicas: Program, command: str) -> None:
     result = apicas(command, "--help")
     assert result.code == 0

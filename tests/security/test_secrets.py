@@ -179,7 +179,7 @@ def test_no_refusal_shows_a_password(tmp_path: Path, name: str) -> None:
         FAILING[name](tmp_path)
     assert_hidden(str(caught.value))
     trace = traces(caught.value, 2)
-    assert "configuration.py" in trace or "couch" in trace or "connect.py" in trace or "credentials.py" in trace
+    assert "configuration/" in trace or "couch" in trace or "connect.py" in trace or "credentials.py" in trace
     assert_hidden(trace)
 
 
@@ -210,6 +210,22 @@ async def test_no_failed_request_shows_a_password(
             await pool.get(["t"])
     assert_hidden(str(caught.value) + caplog.text)
     assert_hidden(traces(caught.value, 1))
+
+
+@pytest.mark.parametrize("play", [REFUSED, answer(403), answer(500), answer(400), answer(404), drop])
+@pytest.mark.parametrize("changed", [False, True])
+async def test_no_refusal_of_a_new_password_shows_it(script: Script, play: Play, changed: bool) -> None:
+    new = f"{SECRET}-new"
+    script.on("GET org.couchdb.user:ann", answer(200, {"_id": "org.couchdb.user:ann", "name": "ann"}))
+    script.on("PUT org.couchdb.user:ann", play)
+    async with client(script) as pool:
+        with pytest.raises(ApicasError) as caught:
+            if changed:
+                await pool.accounts.change_password("ann", Secret(new))
+            else:
+                await pool.accounts.add("ann", Secret(new))
+    assert script.count("PUT org.couchdb.user%3Aann") >= 1
+    assert_hidden(str(caught.value) + traces(caught.value, 1), new)
 
 
 async def test_a_session_s_cookie_is_as_secret(script: Script) -> None:

@@ -25,6 +25,7 @@ from apicas._documents import Document, encode
 from apicas._secrets import Secret, secret
 from apicas.clients.base import EncodedDocument, PoolClient, missing_view
 from apicas.clients.couch import answers, designs
+from apicas.clients.couch.accounts import Accounts
 from apicas.clients.couch.administration import Administration
 from apicas.clients.couch.attachments import Attachments
 from apicas.clients.couch.clock import StoreClock
@@ -33,6 +34,7 @@ from apicas.clients.couch.credentials import Login
 from apicas.clients.couch.feed import await_arrivals, follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.history import successor
+from apicas.clients.couch.inspection import Inspection
 from apicas.clients.couch.landing import Update
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
 from apicas.clients.couch.pulse import Pulse
@@ -48,6 +50,8 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -230,6 +234,31 @@ class CouchClient(PoolClient):
         design, short = name.split("/")
         await self._administration.install(design, lambda stored: {**stored, short: entry})
 
+    async def views(self) -> list[StoredView]:
+        """The views that the database has, by name; our own design document, which is not for users, left out."""
+        stored = [
+            StoredView(
+                name=f"{design}/{short}",
+                map_function=str(entry.get("map", "")),
+                reduce_function=str(entry.get("reduce", "")),
+            )
+            for design, views in (await self.inspection.designs()).items()
+            if not design.startswith("apicas-")
+            for short, entry in views.items()
+            if isinstance(entry, Mapping)
+        ]
+        return sorted(stored, key=lambda view: view.name)
+
+    @property
+    def inspection(self) -> Inspection:
+        """What the server tells of itself, of us and of the database: for `apicas doctor`."""
+        return Inspection(self._transport, self._path)
+
+    @property
+    def accounts(self) -> Accounts:
+        """The accounts of the server's users."""
+        return Accounts(self._transport)
+
     async def permissions(self) -> Permissions:
         """Who may use the database: members read and write, admins also change design documents and these lists."""
         return await self._administration.permissions()
@@ -375,6 +404,17 @@ class CouchClient(PoolClient):
             if len(rows) < READ_AT_ONCE:
                 return number
             page["startkey"] = rows[-1]["id"]
+
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page: their ids, and then the documents."""
+        # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
+        page = {"limit": limit + 1} if after is None else {"limit": limit + 1, "startkey": after}
+        answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
+        ids = [row["id"] for row in answer.value()["rows"]]
+        rest = [identifier for identifier in ids if identifier != after][:limit]
+        read = await self.get([identifier for identifier in rest if not identifier.startswith("_design/")])
+        found = [document for document in read if document is not None and document.get("type") == "token"]
+        return TokenPage(found, rest[-1] if rest and len(ids) > limit else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ from apicas.clients.port import (
     SaveStatus,
     SetupReport,
     StoredChange,
+    StoredView,
+    TokenPage,
     ViewQuery,
     ViewRow,
 )
@@ -44,6 +46,7 @@ from apicas.clients.sqlite.listings import (
     Span,
     find_listing,
     install,
+    installed,
     span,
 )
 from apicas.clients.sqlite.schema import RUN, SPOTS, PoolFile, Synchronous
@@ -303,6 +306,13 @@ class SQLiteClient(PoolClient):
         ((number,),) = await self._read(lambda connection: connection.execute(COUNT_TOKENS).fetchall())
         return int(number)
 
+    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
+        """Read all documents of type token, page by page."""
+        size = min(limit, _PAGE_OF_DOCUMENTS)
+        read = await self._read(partial(documents.scan, after=after or "", limit=size))
+        found = sorted(self._documents(read), key=itemgetter("_id"))
+        return TokenPage(found, found[-1]["_id"] if len(found) == size else None)
+
     # Writing. -----------------------------------------------------------------------------------------------------
 
     def _unique(self) -> str:
@@ -330,6 +340,10 @@ class SQLiteClient(PoolClient):
     async def add_view(self, view: View) -> None:
         """Install a view. One with a condition gets indexes, made from all tokens while writers wait."""
         await self._transact(partial(install, view=view))
+
+    async def views(self) -> list[StoredView]:
+        """The views that the pool has, by name."""
+        return sorted([*await super().views(), *await self._read(installed)], key=lambda view: view.name)
 
     # Attachments. -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from apicas._documents import Document, decode, encode
 from apicas.clients.port import SaveResult, SaveStatus, StoredChange
 from apicas.clients.sqlite import attachments
 from apicas.clients.sqlite.drafts import MOST_ROWS, Draft, NewRows, next_rev, rows_of_drafts
-from apicas.clients.sqlite.listings import Listing, Span
+from apicas.clients.sqlite.listings import TOKEN_STATES, Listing, Span
 from apicas.clients.sqlite.schema import SPOTS
 
 CONFLICT: Final = SaveResult(SaveStatus.CONFLICT)
@@ -333,6 +333,12 @@ def page(connection: sqlite3.Connection, listing: Listing, within: Span, limit: 
     """Read the first documents of a view, in the order of ids, or the last."""
     statement = listing.page(COLUMNS, within, descending=descending)
     return select(connection, statement, [*within.parameters(), limit])
+
+
+def scan(connection: sqlite3.Connection, after: str, limit: int) -> Selected:
+    """Read the first tokens behind an id, in whatever state, in the order of ids; no id is empty."""
+    statement = f"SELECT {COLUMNS} FROM tokens WHERE id > ? AND +state IN ({TOKEN_STATES}) ORDER BY id LIMIT ?"
+    return select(connection, statement, [after, limit])
 
 
 def page_of_ids(connection: sqlite3.Connection, listing: Listing, within: Span, limit: int, *, descending: bool) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from apicas._documents import decode, encode
-from apicas.clients.port import MISSING, ViewQuery
+from apicas.clients.port import MISSING, StoredView, ViewQuery
 from apicas.exceptions import ConfigError
 from apicas.tokens import TokenState
 from apicas.views import MONITOR_VIEWS, STATES, View, condition_from_json, full_name
@@ -85,8 +85,8 @@ MONITOR: Final = {
     for name, view in MONITOR_VIEWS.items()
 }
 COUNT_STATES: Final = "SELECT state, count(*) FROM tokens INDEXED BY tokens_by_state GROUP BY state"
-_TOKEN_STATES: Final = ", ".join(f"'{state}'" for state in (*STATES, TokenState.NO_VIEW))
-COUNT_TOKENS: Final = f"SELECT count(*) FROM tokens INDEXED BY tokens_by_state WHERE state IN ({_TOKEN_STATES})"
+TOKEN_STATES: Final = ", ".join(f"'{state}'" for state in (*STATES, TokenState.NO_VIEW))
+COUNT_TOKENS: Final = f"SELECT count(*) FROM tokens INDEXED BY tokens_by_state WHERE state IN ({TOKEN_STATES})"
 
 
 def find_listing(connection: sqlite3.Connection, name: str) -> Listing | None:
@@ -95,6 +95,15 @@ def find_listing(connection: sqlite3.Connection, name: str) -> Listing | None:
         return MONITOR[name]
     row = connection.execute("SELECT number, state, condition FROM views WHERE name = ?", (name,)).fetchone()
     return None if row is None else _user_listing(*row)
+
+
+def installed(connection: sqlite3.Connection) -> list[StoredView]:
+    """The views that users have added."""
+    rows = connection.execute("SELECT name, state, condition FROM views ORDER BY name")
+    return [
+        StoredView(name=name, state=state, where=None if condition is None else decode(condition))
+        for name, state, condition in rows
+    ]
 
 
 def install(connection: sqlite3.Connection, view: View) -> None:
