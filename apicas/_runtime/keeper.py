@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -257,6 +257,10 @@ class Keeper:
     def _untouched(self, lease: Lease) -> Token:
         """A token that nobody works. No deep copy: what somebody wrote into it meanwhile may not even be JSON."""
         return Token(dict(lease.stored), self, lease)
+
+    def reap_also(self, views: Sequence[str]) -> None:
+        """Look for stale locks in these views, too, as far as they exist."""
+        self._reaper.views = tuple(dict.fromkeys((*self._reaper.views, *views)))
 
     async def sweep(self) -> Sweep:
         """Look once for stale locks."""
