@@ -5,7 +5,8 @@ Rules:
   that this process says is unpickled.
 - The loop hears the pilot. A thread sleeps until the pilot is gone, which ends this process soon, whatever it does: it
   does not wake for tokens, since it would ask work for the interpreter's lock.
-- What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is counted as taken.
+- What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is counted as
+  taken.
 
 The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON with one token
 each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then what became of each
