@@ -32,6 +32,7 @@ from apicas._runtime.pilot import Pilot
 from apicas._runtime.reports import Report
 from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import make_room
+from apicas._runtime.typed import with_typed_input
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
 from apicas.events import Observer
@@ -159,14 +160,23 @@ async def run_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], op
         make_work: makes the work for a number of workers.
         options: how.
     """
-    if _is_being_imported():
-        raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
-    room = await make_room(options, options.workers or usable_cores())
-    pilot = Pilot(iterator, make_work(room.workers), options, room)
+    pilot = await make_pilot(iterator, make_work, options)
     ladder = SignalLadder(pilot.drain, pilot.cut)
     with ladder.installed() if options.handle_signals else nullcontext():
         report = await pilot.run()
     return replace(report, signals=len(ladder.received))
+
+
+async def make_pilot(iterator: ViewIterator, make_work: Callable[[int], Work], options: RunOptions) -> Pilot:
+    """A pilot that has not begun. See `run_pilot`.
+
+    Raises:
+        ConfigError: this process works for another pilot, and only imports the module that runs this one.
+    """
+    if _is_being_imported():
+        raise ConfigError('the main module runs a pilot when it is imported: put that under if __name__ == "__main__"')
+    room = await make_room(options, options.workers or usable_cores())
+    return Pilot(iterator, make_work(room.workers), options, room)
 
 
 def _is_being_imported() -> bool:
@@ -195,7 +205,9 @@ def _work_of(actor: RunActor, workers: int) -> Work:
     hooks = {name: own(name) for name in ("prepare_run", "cleanup_run", "prepare_env", "cleanup_env")}
     return Work(
         process=token_hook(actor.process_token, limiter),
-        prepare=hooks["prepare_run"] and token_hook(hooks["prepare_run"], limiter),
+        prepare=with_typed_input(
+            actor.process_token, hooks["prepare_run"] and token_hook(hooks["prepare_run"], limiter)
+        ),
         cleanup=hooks["cleanup_run"] and token_hook(hooks["cleanup_run"], limiter),
         prepare_env=hooks["prepare_env"] and plain_hook(hooks["prepare_env"], limiter),
         cleanup_env=hooks["cleanup_env"] and plain_hook(hooks["cleanup_env"], limiter),
@@ -212,6 +224,7 @@ def _checked(executor: ExecutorName) -> ExecutorName:
 def _work_of_function(function: Callable[..., Any], workers: int) -> Work:
     return Work(
         process=token_hook(function, thread_limiter(workers)),
+        prepare=with_typed_input(function, None),
         remake=partial(_work_of_function, function, 1),
         cleanup_env=function.close if isinstance(function, CommandRunner) else None,
         in_processes=isinstance(function, CommandRunner),
@@ -241,17 +254,28 @@ async def run(
     Returns:
         What was done.
     """
-    keywords: dict[str, Any] = {"handle_signals": True, **options}
+    make_iterator, run_settings = run_plan({"handle_signals": True, **options})
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
+        iterator = make_iterator(client)
+        return await run_pilot(iterator, work_maker(work, iterator), run_settings)
+
+
+def run_plan(keywords: dict[str, Any]) -> tuple[Callable[[Client], ViewIterator], RunOptions]:
+    """What the keywords of `run` ask for: what makes the iterator, and the options of the pilot.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
     view, endless = keywords.pop("view", "Monitor/todo"), keywords.pop("endless", False)
     names = IteratorKeywords.__annotations__.keys() - RunKeywords.__annotations__.keys()
     keeping: dict[str, Any] = {name: keywords.pop(name) for name in list(keywords) if name in names}
-    run_settings = run_options(keywords)
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
-        iterator: ViewIterator = BasicViewIterator(client, view=view, **keeping)
-        if endless:
-            iterator = EndlessViewIterator(iterator)
-        return await run_pilot(iterator, work_maker(work, iterator), run_settings)
+
+    def make_iterator(client: Client) -> ViewIterator:
+        iterator = BasicViewIterator(client, view=view, **keeping)
+        return EndlessViewIterator(iterator) if endless else iterator
+
+    return make_iterator, run_options(keywords)
 
 
 def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator) -> Callable[[int], Work]:
@@ -262,7 +286,8 @@ def work_maker(work: Callable[..., Any] | type[RunActor], iterator: ViewIterator
     """
     if isinstance(work, type):
         if not issubclass(work, RunActor):
-            raise ConfigError(f"{work.__name__} is no RunActor")
+            hint = ": one of PiCaS's is for apicas.picas.run" if hasattr(work, "process_task") else ""
+            raise ConfigError(f"{work.__name__} is no apicas.RunActor{hint}")
         actor = work(iterator)
         return partial(_work_of, actor)
     if not callable(work):

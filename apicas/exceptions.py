@@ -59,6 +59,10 @@ class LeaseLostError(ApicasError):
     """The token is no longer ours: somebody else claimed, reset or deleted it. Nothing was written."""
 
 
+class PilotDiedError(ApicasError):
+    """A pilot inside an application works no more tokens. Its cause says why."""
+
+
 class TokenTimeoutError(ApicasError):
     """The work on a token went past its time limit."""
 

@@ -34,7 +34,7 @@ from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
 from apicas.policies import Backoff, jittered, linger_pause
-from apicas.tokens import Token
+from apicas.tokens import Token, TokenState
 from apicas.views import full_name
 
 log = logging.getLogger("apicas")
@@ -204,6 +204,8 @@ class _OwnViewIterator(ViewIterator):
             self._entered = False
             raise
         keeper.claimer.in_order = self._in_order
+        # Tokens of type task are in none of Monitor's views: where one of the user's lists them, so does its sister.
+        keeper.reap_also([f"{view.split('/')[0]}/{TokenState.LOCKED}" for view in self.views])
         self._keeper = keeper
         self._doorbell = Doorbell(self.client, self.views, keeper.environment.rng)
         return self

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", default=Any)
 
+TYPES: Final = ("token", "task")
+"""What a token's `type` may be: PiCaS's own Task says `task` where its user says nothing. Monitor lists type token
+only, so tasks are for pilots on a view that lists them."""
 # PiCaS writes 99 into lock and done of a token in error. Below this value a lock is a mark and no time.
 FIRST_LOCK_TIME: Final = 1_000_000_000
 ERROR_MARK: Final = 99
@@ -39,6 +42,7 @@ MAX_ERRORS: Final = 50
 MAX_MESSAGE: Final = 200
 """Characters of what a token tells of its progress: every beat carries it."""
 _ROUNDING: Final = 1e-6
+_UNTYPED: Final = object()
 
 
 class TokenState(StrEnum):
@@ -124,10 +128,15 @@ def new_token(content: Mapping[str, Any], identifier: str) -> Document:
 
 
 def state_of(document: Mapping[str, Any]) -> TokenState:
-    """The state of a token: which of the Monitor views lists it, by the same rules that JavaScript follows there."""
-    if document.get("type") != "token":
+    """The state of a token, by the same rules that JavaScript follows in the views."""
+    if document.get("type") != "token" and document.get("type") != "task":  # the first nearly always says it
         return _NO_VIEW
     return state_by_fields(document)
+
+
+def monitor_state(document: Mapping[str, Any]) -> TokenState:
+    """The state of a token of type token: which of the Monitor views lists it."""
+    return state_of(document) if document.get("type") == "token" else _NO_VIEW
 
 
 def state_by_fields(document: Mapping[str, Any]) -> TokenState:
@@ -283,11 +292,12 @@ class Token(MutableMapping[str, Any], Generic[Model]):
             anything in it can be changed.
     """
 
-    __slots__ = ("_claimed_id", "_document", "_keeper", "_lease", "_shared", "allocation")
+    __slots__ = ("_claimed_id", "_document", "_input", "_keeper", "_lease", "_shared", "allocation")
 
     def __init__(
         self, document: Document, keeper: Keeper | None = None, lease: Any = None, *, shared: bool = False
     ) -> None:
+        self._input: Model
         self._document = document
         self._shared: dict[str, Document] | None = {} if shared else None
         self._keeper = keeper
@@ -365,17 +375,24 @@ class Token(MutableMapping[str, Any], Generic[Model]):
 
     @property
     def state(self) -> TokenState:
-        """Which Monitor view lists the token."""
+        """Which view lists the token: Monitor's, or for one of type task one of the user's."""
         return state_of(self._document)
 
     @property
-    def input(self) -> Any:
-        """What to work on, as it was pushed."""
-        return self.get("input")
+    def input(self) -> Model:
+        """What to work on, as it was pushed; a Model where process_token is annotated with `Token[Model]`."""
+        typed = getattr(self, "_input", _UNTYPED)  # quicker than an exception, where nobody has asked for a type
+        return cast("Model", self.get("input") if typed is _UNTYPED else typed)
 
     @input.setter
     def input(self, value: Any) -> None:
         self["input"] = value
+        if hasattr(self, "_input"):
+            self._input = value
+
+    def take_input(self, value: Any) -> None:
+        """Have `input` be this, which was made from what is stored: for those who hand out typed tokens."""
+        self._input = value
 
     @property
     def output(self) -> Any:

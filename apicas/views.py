@@ -28,7 +28,7 @@ from typing_extensions import override
 from apicas._documents import shown
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
-from apicas.tokens import TokenState, state_of
+from apicas.tokens import TYPES, TokenState, state_of
 
 Scalar: TypeAlias = str | int | float | bool
 SQL: TypeAlias = tuple[str, list[Any]]
@@ -311,17 +311,24 @@ class View(msgspec.Struct, frozen=True):
         name: `Design/view`; a name without a design document belongs to Monitor.
         state: the state whose tokens it lists.
         where: a further condition.
+        type: what stands in the tokens' `type`: `task` for those that PiCaS made of a Task without saying a type. Not
+            on SQLite.
     """
 
     name: str
     state: TokenState
     where: Condition | None = None
+    type: str = "token"
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "name", full_name(self.name))
+        if self.type not in TYPES:
+            raise ConfigError(f"a view lists documents of type {' or '.join(TYPES)}, not {shown(self.type)}")
         if self.state not in STATES:
             raise ConfigError(f"a view lists todo, locked, done or error tokens, not those in {self.state}")
-        if self.design == MONITOR and (self.name != f"{MONITOR}/{self.state}" or self.where is not None):
+        if self.design == MONITOR and (
+            self.name != f"{MONITOR}/{self.state}" or self.where is not None or self.type != "token"
+        ):
             raise ConfigError(f"{self.name}: the views of Monitor are fixed; name a design document of your own")
 
     @property
@@ -331,11 +338,14 @@ class View(msgspec.Struct, frozen=True):
 
     def matches(self, document: Mapping[str, Any]) -> bool:
         """Whether the view lists this document."""
+        if document.get("type") != self.type:
+            return False
         return state_of(document) is self.state and (self.where is None or self.where.matches(document))
 
     def map_function(self) -> str:
         """The view as a CouchDB map function; it emits the id as key and as value, like PiCaS's."""
-        return f'function (doc) {{\n  if (doc.type === "token") {{\n{self._branch("emit(doc._id, doc._id);")}  }}\n}}'
+        branch = self._branch("emit(doc._id, doc._id);")
+        return f'function (doc) {{\n  if (doc.type === "{self.type}") {{\n{branch}  }}\n}}'
 
     def _branch(self, action: str) -> str:
         condition = _JAVASCRIPT_STATES[self.state]

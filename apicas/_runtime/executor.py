@@ -24,7 +24,7 @@ import anyio
 from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
-from apicas._runtime.isolation import IsolatedProcess, UnfitError
+from apicas._runtime.isolation import UnfitError
 from apicas._runtime.lag import running_token
 from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
 from apicas._runtime.processes import ProcessPool
@@ -244,14 +244,12 @@ class Executor:
     async def run_isolated(self, processes: ProcessPool, token: Token, scope: anyio.CancelScope) -> Verdict | None:
         """Work a token in a process; None where that cannot be."""
         verdict: Verdict | None = Cut()
-        process: IsolatedProcess | None = None
         inside = False
         try:
             with scope:
                 await self._gate.enter()
                 inside = True
-                process = await processes.take(token)
-                verdict = await self._limited(token, partial(_work_in, process))
+                verdict = await processes.work(token, self._limited)
         except UnfitError as error:
             self._say_unfit(token, str(error))
             verdict = None
@@ -259,12 +257,8 @@ class Executor:
             log.warning("token %s waits: %s", token.id, error)
             verdict = Raised(Release(str(error), after=LATER))
         finally:
-            try:
-                if process is not None:
-                    await processes.give_back(process)
-            finally:
-                if inside:
-                    self._gate.leave()
+            if inside:
+                self._gate.leave()
         return verdict
 
     def _say_unfit(self, token: Token, reason: str) -> None:
@@ -376,10 +370,6 @@ class Desk:
             return await self._executor.run_here(token, self._target)
         finally:
             self._target = self._scope
-
-
-async def _work_in(process: IsolatedProcess, _token: Token) -> Verdict:
-    return await process.work()
 
 
 def _is_from_outside(error: BaseException) -> bool:

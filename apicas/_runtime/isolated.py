@@ -3,13 +3,15 @@
 Rules:
 - What the pilot sends about the work is unpickled: it comes from the same user. Tokens come and go as JSON, and nothing
   that this process says is unpickled.
-- A thread listens to the pilot. When it hears no more, the pilot is gone, and so is this process soon.
-- What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is `taken`.
+- The loop hears the pilot. A thread sleeps until the pilot is gone, which ends this process soon, whatever it does: it
+  does not wake for tokens, since it would ask work for the interpreter's lock.
+- What happens before `ready` is no fault of a token's; nor is it between two tokens, until the next one is counted as
+  taken.
 
 The pilot sends frames of 8 bytes of length and a body: what to import, the work, then messages in JSON with one token
-each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then two per token: `taken`,
-from the loop that is to work it and before the token is looked at, and what became of it. Between these two it may say
-how far the work is, any number of times.
+each, and an empty frame at last. The answers are `ready`, or `unfit` with the reason, and then what became of each
+token. Before that it may say how far the work is, any number of times. In a file that the pilot has open, too, it
+counts the tokens that it has taken: the loop that is to work one does so before it looks at it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import io
 import os
 import pickle
 import resource
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -36,6 +40,7 @@ from typing_extensions import override
 from apicas._documents import Document, decode, encode
 from apicas._runtime.allotment import heard_allocation, in_force
 from apicas._runtime.executor import Executor, ExecutorOptions
+from apicas._runtime.frames import COUNT_BYTES, HEADER_BYTES, FrameBuffer, framed
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import describe
@@ -45,31 +50,37 @@ from apicas._runtime.supervisor_watch import be_supervised
 from apicas._runtime.verdicts import told, told_usage
 from apicas.tokens import Token
 
-HEADER_BYTES: Final = 8
+CHUNK: Final = 262_144
+"""Bytes of one read."""
+_GONE: Final = getattr(select, "POLLRDHUP", 0)
+_HAS_MORE: Final = select.POLLIN
 LAST_TIME: Final = 5.0
 """Seconds that the work has, and the commands that it started, when the pilot is gone."""
-_SET_PEAK_BACK: Final = Path("/proc/self/clear_refs")
+_STATUS_BYTES: Final = 8192
+"""More than the kernel tells."""
 KILL_ME_FIRST: Final = 500
 """Half of the node's memory, in the kernel's reckoning of whom to kill when there is none left: us before the pilot."""
 
 
-def main(pilot: IO[bytes], connection: int, report: int) -> None:
+def main(pilot: IO[bytes], connection: int, report: int, taken: int) -> None:
     """Work tokens until the pilot says that it was the last.
 
     Args:
         pilot: what the pilot sends.
         connection: the descriptor of the same, where the answers go.
         report: a descriptor for what a crash has to say.
+        taken: that of the file in which the tokens are counted that were taken.
     """
-    os.set_inheritable(connection, False)
-    os.set_inheritable(report, False)
+    for descriptor in (connection, report, taken):
+        os.set_inheritable(descriptor, False)
     faulthandler.enable(file=report)
     _be_the_first_to_go()
     be_supervised()
+    _memory.open()
     with asyncio.Runner() as runner:
-        place = Place(connection, runner.get_loop())
+        place = Place(connection, taken, runner.get_loop())
         modules, work = _frame(pilot) or b"", _frame(pilot) or b""
-        threading.Thread(target=place.listen, args=(pilot,), name="apicas-pilot", daemon=True).start()
+        threading.Thread(target=place.guard, name="apicas-pilot", daemon=True).start()
         try:
             make_work = _rebuilt(modules, work, place.store_time)
         except BaseException as error:  # noqa: BLE001 - also what a module exits with when it is imported
@@ -86,12 +97,17 @@ class Place:
 
     Args:
         connection: where the answers go.
+        taken: where tokens are counted.
         loop: the loop.
     """
 
-    def __init__(self, connection: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: int, taken: int, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
+        self._taken = taken
+        self._count = 0
         self._loop = loop
+        self._socket = socket.socket(fileno=os.dup(connection))
+        self._heard = FrameBuffer()
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._executor: Executor | None = None
         self._saying = threading.Lock()
@@ -104,14 +120,30 @@ class Place:
         """The store's clock, as the pilot has it."""
         return time.time() + self._offset
 
-    def listen(self, pilot: IO[bytes]) -> None:
-        """Take in what the pilot sends, and end this process when the pilot has gone."""
-        while (body := _frame(pilot)) is not None:
-            self._loop.call_soon_threadsafe(self._inbox.put_nowait, body)
+    def guard(self) -> None:
+        """End this process when the pilot has gone."""
+        poll = select.poll()
+        poll.register(self._socket, _GONE)
+        while not any(events & ~_HAS_MORE for _, events in poll.poll()):
+            pass
         self._is_orphan = True
         signal.raise_signal(signal.SIGTERM)
         time.sleep(LAST_TIME)
         self.end()
+
+    def hear(self) -> None:
+        """Take in what the pilot has sent."""
+        try:
+            # The descriptor blocks, as `say` needs it; this look at it must not.
+            chunk = self._socket.recv(CHUNK, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if not chunk:
+            self._loop.remove_reader(self._socket)  # it has gone, and the thread knows it
+            return
+        self._heard.add(chunk)
+        while (body := self._heard.next()) is not None:
+            self._inbox.put_nowait(body)
 
     def end(self) -> None:
         """End this process at once; and, where the pilot cannot do so, all that the work started."""
@@ -121,8 +153,7 @@ class Place:
 
     def say(self, message: Document) -> None:
         """Answer."""
-        body = encode(message)
-        rest = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
+        rest = memoryview(framed(encode(message)))
         # The pilot may be gone, which the thread that listens knows.
         with self._saying, suppress(BrokenPipeError, ConnectionResetError):
             while rest:
@@ -140,6 +171,7 @@ class Place:
         self._loop.add_signal_handler(signal.SIGTERM, self._cut)
         # Batch systems send it to all processes of a job ahead of its end; it is for the pilot.
         self._loop.add_signal_handler(signal.SIGUSR1, _pass_over)
+        self._loop.add_reader(self._socket, self.hear)
         self.say({"ready": True})
         while (body := await self._inbox.get()) and not self.cut:
             await self._work_one(work, body)
@@ -147,7 +179,8 @@ class Place:
             await work.cleanup_env()
 
     async def _work_one(self, work: Work, body: bytes) -> None:
-        self.say({"taken": True})
+        self._count += 1
+        os.pwrite(self._taken, self._count.to_bytes(COUNT_BYTES, "big"), 0)
         message = decode(body)
         self._offset = message["now"] - time.time()
         lease = RemoteLease(self.say, self._loop, message.get("progress"))
@@ -177,8 +210,7 @@ class Meter:
         self._began = time.monotonic()
         self._cpu = _cpu_seconds()
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        with suppress(OSError):  # an old system: the peak is then that of all tokens so far
-            _SET_PEAK_BACK.write_text("5")
+        _memory.set_back()
 
     def usage(self) -> Usage:
         """What it was so far."""
@@ -187,7 +219,7 @@ class Meter:
         )
 
     def _peak(self) -> int | None:
-        own = _peak_of_own()
+        own = _memory.peak()
         # The most that one child ever took; a program begins with the peak of whoever starts it.
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         return max(own or 0, children * 1024 if children > self._children else 0) or None
@@ -198,15 +230,40 @@ def _cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def _peak_of_own() -> int | None:
-    """Bytes of memory that this process had at the most since that was set back; None where it is not told."""
-    try:
-        for line in Path("/proc/self/status").read_bytes().splitlines():
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+class _Memory:
+    """What the kernel tells of the memory of this process. The files stay open: to open them takes longer than to read.
+
+    They are those of the process that opened them, so a fork does not see its own.
+    """
+
+    def __init__(self) -> None:
+        self._set_back = self._status = -1
+
+    def open(self) -> None:
+        """Begin; not at the import, since others import this module too."""
+        with suppress(OSError):  # an old system, or another one
+            self._status = os.open("/proc/self/status", os.O_RDONLY)
+            self._set_back = os.open("/proc/self/clear_refs", os.O_WRONLY)
+
+    def set_back(self) -> None:
+        """Forget the peak so far."""
+        if self._set_back >= 0:
+            with suppress(OSError):  # an old system: the peak is then that of all tokens so far
+                os.write(self._set_back, b"5")
+
+    def peak(self) -> int | None:
+        """Bytes that this process had at the most since then; None where it is not told."""
+        if self._status < 0:
+            return None
+        try:
+            status = os.pread(self._status, _STATUS_BYTES, 0)
+        except OSError:
+            return None
+        _, found, rest = status.partition(b"VmHWM:")
+        return int(rest.split(None, 1)[0]) * 1024 if found else None
+
+
+_memory = _Memory()
 
 
 class NoLease:

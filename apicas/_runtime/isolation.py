@@ -3,7 +3,9 @@
 Rules:
 - The work is sent once, pickled, as it was before prepare_env; the iterator, the client and the keeper stay behind.
 - Tokens go there and come back as JSON. Nothing that comes from that process is unpickled.
-- A process that ends without an answer is the crash of the token that it said it has taken. Before that it is nobody's.
+- A process that ends without an answer is the crash of the token that it has taken. Before that it is nobody's.
+- It counts what it has taken in a file that both have open, and which is read only when it gives no answer: a word for
+  each token would wake the pilot when the work begins, and take the processor from it.
 - Whatever ends the wait (the time limit, a cancellation, its death), `leave` and `end` leave nothing of the process.
 
 A process works many tokens, one after the other: see apicas._runtime.isolated for what it hears and says, and
@@ -36,6 +38,7 @@ from apicas._documents import Document, decode, encode
 from apicas._runtime import groups
 from apicas._runtime.allotment import running_allocation, shape_of, told_allocation, with_variables
 from apicas._runtime.children import adopted
+from apicas._runtime.frames import COUNT_BYTES, END, FrameConnection, framed
 from apicas._runtime.hooks import Work
 from apicas._runtime.notes import Usage
 from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict, storable
@@ -46,6 +49,7 @@ from apicas._runtime.process import (
     excess_error,
     running_supervision,
 )
+from apicas._runtime.readers import running_readers
 from apicas._runtime.verdicts import heard, heard_usage, with_usage
 from apicas._runtime.worker_output import WorkerOutput
 from apicas.clients.base import PoolClient
@@ -55,7 +59,6 @@ from apicas.tokens import Token, progress_of
 if TYPE_CHECKING:
     from apicas._runtime.supervisor_watch import Attempt
 
-HEADER_BYTES: Final = 8
 MAX_STATE: Final = 100_000_000
 """Bytes of the work's state: it is kept from the start on, in case that a token needs it."""
 MAX_ANSWER: Final = 1 << 30
@@ -66,14 +69,13 @@ TAKE_LIMIT: Final = 10.0
 """Seconds for a process to say that it takes a token. What an earlier one left there may block it."""
 LAST_WORDS: Final = 0.25
 """Seconds for an answer that is still in the pipe when its process has ended."""
-TAKEN: Final = {"taken": True}
-END: Final = bytes(HEADER_BYTES)
-"""An empty frame."""
+MAX_LOOK: Final = 0.05
+"""Seconds between two looks at whether a process has ended, where the system has no word for that."""
 _GUARD: Final = re.compile(r"^if\s+.*__name__", re.MULTILINE)
 # The first thing that the process needs is the path to this package.
 _BOOT: Final = (
-    "import pickle, sys; connection, report = map(int, sys.argv[1:]); pilot = open(connection, 'rb', closefd=False); "
-    "sys.path[:] = pickle.load(pilot); from apicas._runtime.isolated import main; main(pilot, connection, report)"
+    "import pickle, sys; numbers = list(map(int, sys.argv[1:])); pilot = open(numbers[0], 'rb', closefd=False); "
+    "sys.path[:] = pickle.load(pilot); from apicas._runtime.isolated import main; main(pilot, *numbers)"
 )
 
 
@@ -121,7 +123,7 @@ class Isolation:
         if not self._needs_main:
             modules = {name: value for name, value in modules.items() if not name.startswith("init_main")}
         path = modules.get("sys_path", sys.path)
-        frames = (_framed(pickle.dumps(modules)), _framed(self._state))
+        frames = (framed(pickle.dumps(modules)), framed(self._state))
         return IsolatedProcess(pickle.dumps(path) + b"".join(frames), self._store_time)
 
 
@@ -132,7 +134,7 @@ class UnfitError(Exception):
 class IsolatedProcess:
     """A process for tokens, from its start to its end.
 
-    Use it in this order: `ready`, `take` and `work` for each token, and in any case `leave` and `end`.
+    Use it in this order: `ready`, `give` and `work` for each token, and in any case `leave` and `end`.
 
     Args:
         introduction: what it is sent first.
@@ -145,26 +147,35 @@ class IsolatedProcess:
         self.shape = shape_of(running_allocation.get())
         """What its libraries took it for that they can use: it is for tokens that are given as much."""
         self._report = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        self._taken: IO[bytes] = _counting_file()
         ours, theirs = socket.socketpair()
         attempt = running_supervision().attempt()
         self._output = WorkerOutput()
         try:
             with theirs, self._output.write_ends() as streams:
-                self._child = _start(theirs.fileno(), self._report.fileno(), streams, attempt)
+                self._child = _start((theirs.fileno(), self._report.fileno(), self._taken.fileno()), streams, attempt)
         except BaseException:
             running_supervision().forget(attempt)
             self._output.close()
             ours.close()
             self._report.close()
+            self._taken.close()
             raise
         self._socket = ours
         self._running = _Running(self._child, CommandOptions(grace=0.0), attempt)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._size: int | None = None
+        self._connection: FrameConnection | None = None
+        self._end_watch: int | None = None
         self._is_ready = self._is_for_one = False
         self._token: Token | None = None
         """What it was sent and has not answered."""
+        self._given = 0
+        """How many tokens it was sent."""
+        self._patience: asyncio.TimerHandle | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was sent no token before the present one."""
+        return self._given <= 1
 
     @property
     def is_free(self) -> bool:
@@ -177,8 +188,10 @@ class IsolatedProcess:
         Raises:
             OSError: it was ended from outside, before it could have done anything.
         """
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        await self._send_bytes(self._introduction)
+        self._connection = FrameConnection(MAX_ANSWER)
+        await self._connection.open(self._socket)
+        self._watch()
+        await self._connection.send(self._introduction)
         self._introduction = b""
         answer = await self._receive()
         if answer is None:
@@ -189,8 +202,8 @@ class IsolatedProcess:
         self._is_ready = answer.get("ready") is True
         return None if self._is_ready else str(answer.get("unfit"))
 
-    async def take(self, token: Token, cleanup_time: float) -> bool:
-        """Send it a token; whether it has taken it. One that has not can be no more than ended.
+    async def give(self, token: Token, cleanup_time: float) -> None:
+        """Send it a token; `refuses` tells after `work` whether it has taken it.
 
         Args:
             token: the token. If it has been charged with a crash, the process is for no other one.
@@ -199,24 +212,46 @@ class IsolatedProcess:
         self._token, self._is_for_one = token, token.crashes > 0
         self._output.begin(token)
         self._running.limit_memory()
-        with anyio.move_on_after(TAKE_LIMIT):
-            allocation = told_allocation(token.allocation)
-            path = None if token.lease is None else token.lease.progress_path()
-            order = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
-            await self._send(order if allocation is None else {**order, "allocation": allocation})
-            if await self._receive() == TAKEN:
-                return True
+        self._given += 1
+        self._patience = asyncio.get_running_loop().call_later(TAKE_LIMIT, self._lose_patience)
+        allocation = told_allocation(token.allocation)
+        path = None if token.lease is None else token.lease.progress_path()
+        order = {"token": token.document, "now": self._store_time(), "grace": cleanup_time, "progress": path}
+        await self._send(order if allocation is None else {**order, "allocation": allocation})
+
+    def refuses(self) -> bool:
+        """Whether it has not taken the token that it was sent; then it can be no more than ended."""
+        if self._token is None or self._has_taken():
+            return False
         self._is_ready = False
-        return False
+        return True
+
+    def _has_taken(self) -> bool:
+        return int.from_bytes(os.pread(self._taken.fileno(), COUNT_BYTES, 0), "big") >= self._given
+
+    def _lose_patience(self) -> None:
+        if self._connection is not None and self.refuses():
+            self._connection.finish()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     async def work(self) -> Verdict:
-        """Wait until the token that it has taken is worked; its document becomes what came back."""
+        """Wait until the token that it was sent is worked; its document becomes what came back.
+
+        Where it has not taken the token, as `refuses` tells then, the verdict means nothing.
+        """
         verdict = await self._verdict()
         self._output.end()
         return verdict
 
     async def _verdict(self) -> Verdict:
         answer = await self._receive()
+        self._be_patient()
+        if answer is None and self.refuses():
+            return Cut()
         running = self._running
         if running.excess is not None:
             self._is_ready = False
@@ -255,15 +290,15 @@ class IsolatedProcess:
             groups.signal_group(self._child.pid, SIGTERM)
             groups.signal_group(self._child.pid, SIGCONT)  # a stopped process takes TERM only when it goes on
             answer = await self._receive()
-            if answer == TAKEN:
-                answer = await self._receive()
             if answer is not None:
                 self._settle(answer)
-        await self._send_bytes(END)
+        if self._connection is not None:
+            await self._connection.send(END)
         await self._running.wait()
 
     async def end(self) -> None:
         """Leave nothing of it behind."""
+        self._be_patient()
         with anyio.CancelScope(shield=True):
             groups.signal_group(self._child.pid, SIGKILL)
             try:
@@ -272,37 +307,31 @@ class IsolatedProcess:
                 self._output.close()
                 self._running.close()
                 self._report.close()
-                if self._writer is None:
-                    self._socket.close()
-                else:
-                    self._writer.close()
-                    with suppress(OSError):
-                        await self._writer.wait_closed()
+                self._taken.close()
+                self._unwatch()
+                if self._connection is not None:
+                    await self._connection.close()
+                self._socket.close()
 
     # The connection. ------------------------------------------------------------------------------------------------
 
     async def _send(self, message: Document) -> None:
-        await self._send_bytes(_framed(encode(message)))
-
-    async def _send_bytes(self, body: bytes) -> None:
-        if self._writer is None:
-            return
-        with suppress(OSError):  # it has ended, which the next answer tells
-            self._writer.write(body)
-            await self._writer.drain()
+        if self._connection is not None:
+            await self._connection.send(framed(encode(message)))
 
     async def _receive(self) -> Document | None:
         """The next answer; None where there is none to come."""
-        answer: Document | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, group.cancel_scope)
-            with suppress(OSError, EOFError, InvalidTokenError):
-                answer = await self._read()
-                while answer is not None and "reached" in answer:
-                    self._reach(answer["reached"])
-                    answer = await self._read()
-            group.cancel_scope.cancel()
-        return answer
+        while self._connection is not None and (body := await self._connection.receive()) is not None:
+            try:
+                answer = decode(body)
+            except InvalidTokenError:
+                return None
+            if not isinstance(answer, dict):
+                return None
+            if "reached" not in answer:
+                return answer
+            self._reach(answer["reached"])
+        return None
 
     def _reach(self, progress: Any) -> None:
         """Note how far its work is, which is what somebody else says: any JSON."""
@@ -311,22 +340,31 @@ class IsolatedProcess:
             if self._token is not None and self._token.lease is not None:
                 self._token.lease.reached(told)
 
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        """What the work started may hold the pipe open, so its end alone says nothing."""
-        await self._running.wait()
-        await anyio.sleep(LAST_WORDS)
-        scope.cancel()
+    def _watch(self) -> None:
+        """Note its end: what the work started may hold the connection open, so that alone says nothing."""
+        self._end_watch = self._running.open_end_watch()
+        if self._end_watch is None:
+            self._look()
+        else:
+            running_readers().add(self._end_watch, self._note_end)
 
-    async def _read(self) -> Document | None:
-        if self._reader is None:
-            return None
-        if self._size is None:
-            self._size = int.from_bytes(await self._reader.readexactly(HEADER_BYTES), "big")
-        if self._size > MAX_ANSWER:
-            return None
-        body, self._size = await self._reader.readexactly(self._size), None
-        answer = decode(body)
-        return answer if isinstance(answer, dict) else None
+    def _unwatch(self) -> None:
+        descriptor, self._end_watch = self._end_watch, None
+        if descriptor is not None:
+            running_readers().remove(descriptor)
+            os.close(descriptor)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._running.has_ended():
+            self._note_end()
+        else:
+            loop.call_later(MAX_LOOK, self._look)
+
+    def _note_end(self) -> None:
+        self._unwatch()
+        if self._connection is not None:
+            asyncio.get_running_loop().call_later(LAST_WORDS, self._connection.finish)
 
     async def _ended(self) -> CommandResult | None:
         """How it ended; None where it lives on and answers no more."""
@@ -365,6 +403,10 @@ class _Running(RunningCommand):
         self._supervision.look_soon(self._attempt)
         self._attempt.peak = 0
 
+    def open_end_watch(self) -> int | None:
+        """What becomes readable when it ends, to be closed by the caller; None where there is no such thing."""
+        return self._leader.open_watch()
+
     def has_ended(self) -> bool:
         """Whether it has; it stays a zombie."""
         return self._has_ended()
@@ -374,21 +416,28 @@ class _Running(RunningCommand):
         return self._result()
 
 
-def _start(connection: int, report: int, streams: tuple[int, int], attempt: Attempt) -> subprocess.Popen[bytes]:
+def _counting_file() -> IO[bytes]:
+    """A file in which a process counts; it has its place on the disk already."""
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    try:
+        os.pwrite(file.fileno(), bytes(COUNT_BYTES), 0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _start(ours: tuple[int, int, int], streams: tuple[int, int], attempt: Attempt) -> subprocess.Popen[bytes]:
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
     return subprocess.Popen(  # noqa: S603 - this interpreter, and a program of ours
-        [sys.executable, *flags, "-c", _BOOT, str(connection), str(report)],
+        [sys.executable, *flags, "-c", _BOOT, *map(str, ours)],
         stdin=subprocess.DEVNULL,
         stdout=streams[0],
         stderr=streams[1],
-        pass_fds=(connection, report),
+        pass_fds=ours,
         env=cast("Any", attempt.marked(with_variables(None))),
         start_new_session=True,
     )
-
-
-def _framed(body: bytes) -> bytes:
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 def _reason(result: CommandResult | None) -> str:

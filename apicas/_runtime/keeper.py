@@ -280,6 +280,10 @@ class Keeper:
         """A token that nobody works. No deep copy: what somebody wrote into it meanwhile may not even be JSON."""
         return Token(dict(lease.stored), self, lease)
 
+    def reap_also(self, views: Sequence[str]) -> None:
+        """Look for stale locks in these views, too, as far as they exist."""
+        self._reaper.views = tuple(dict.fromkeys((*self._reaper.views, *views)))
+
     async def sweep(self) -> Sweep:
         """Look once for stale locks."""
         sweep = await self._reaper.run_once()

@@ -16,22 +16,28 @@ Rules:
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 import anyio
 
 from apicas._runtime.allotment import Shape, shape_of
 from apicas._runtime.isolation import IsolatedProcess, Isolation, UnfitError
+from apicas._runtime.outcomes import Raised, Verdict
 from apicas.tokens import Token
 
 IDLE_TIME: Final = 60.0
 """Seconds without a token after which a process is let go."""
 
 
+Limited: TypeAlias = Callable[[Token, Callable[[Token], Awaitable[Verdict]]], Awaitable[Verdict]]
+"""Waits for what is called with the token, no longer than the token may take."""
+
+
 class ProcessPool:
     """Gives tokens processes, any number at once.
 
-    Use it in this order: `take` and `give_back` for each token, while `tend` runs beside; `close` in any case.
+    Use it in this order: `work` for each token, while `tend` runs beside; `close` in any case.
 
     Args:
         isolation: starts processes.
@@ -62,8 +68,12 @@ class ProcessPool:
         self._leaving: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
 
-    async def take(self, token: Token) -> IsolatedProcess:
-        """A process that has taken the token, and waits for `work`; `give_back` has to follow.
+    async def work(self, token: Token, limited: Limited) -> Verdict:
+        """Work a token in a process. Where this is cancelled, the work is cut, and what it wrote goes into the token.
+
+        Args:
+            token: the token.
+            limited: waits for a verdict, no longer than the token may take.
 
         Raises:
             UnfitError: the work cannot be done in a process of its own.
@@ -71,16 +81,28 @@ class ProcessPool:
         """
         if self._isolation.unfit is not None:
             raise UnfitError(self._isolation.unfit)
-        if token.crashes == 0:
-            warm = await self._warm(shape_of(token.allocation))
-            if warm is not None and await self._has_taken(warm, token):
-                return warm
-        fresh = await self._fresh()
-        if await self._has_taken(fresh, token):
-            return fresh
-        raise OSError("a process for it was ended before it had taken it")
+        warm = await self._warm(shape_of(token.allocation)) if token.crashes == 0 else None
+        verdict = None if warm is None else await self._work_in(warm, token, limited)
+        if verdict is None:
+            verdict = await self._work_in(await self._fresh(), token, limited)
+        if verdict is None:
+            raise OSError("a process for it was ended before it had taken it")
+        return verdict
 
-    async def give_back(self, process: IsolatedProcess) -> None:
+    async def _work_in(self, process: IsolatedProcess, token: Token, limited: Limited) -> Verdict | None:
+        """Work a token in a process; None where that has not taken it."""
+        try:
+            await process.give(token, self._cleanup_time)
+            verdict = await limited(token, lambda _token: process.work())
+            if not process.refuses():
+                return verdict
+            if isinstance(verdict, Raised):  # its time is over, and with it its lease: no second try
+                raise OSError("its process did not take it in all the time that it may have")
+            return None
+        finally:
+            await self._give_back(process)
+
+    async def _give_back(self, process: IsolatedProcess) -> None:
         """Take a process back. Where work still goes on in it, that is cut, and what it wrote goes into its token."""
         if self._keeps and process.is_free:
             self._idle.append((process, anyio.current_time()))
@@ -150,15 +172,6 @@ class ProcessPool:
             if not is_ready:
                 await self._let_go(process)
         return process
-
-    async def _has_taken(self, process: IsolatedProcess, token: Token) -> bool:
-        taken = False
-        try:
-            taken = await process.take(token, self._cleanup_time)
-        finally:
-            if not taken:
-                await self._let_go(process)
-        return taken
 
     # Letting go. ----------------------------------------------------------------------------------------------------
 

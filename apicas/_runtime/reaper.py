@@ -21,7 +21,7 @@ from apicas._runtime.environment import Environment
 from apicas._runtime.healer import Healer
 from apicas._runtime.leases import Leases
 from apicas.clients.port import Client, ViewQuery
-from apicas.exceptions import PoolError
+from apicas.exceptions import PoolError, ViewNotFoundError
 from apicas.modifiers import TokenModifier
 from apicas.policies import MAX_CRASHES, MAX_VANISHED, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
 from apicas.tokens import TokenState, annex, claim_of, count, is_foreign_lock, is_suspect, state_of
@@ -94,6 +94,8 @@ class Reaper:
         self._away = False
         self.on_reclaimed: Callable[[Sequence[tuple[Document, str]]], None] | None = None
         """Called with what was reclaimed, and from whom; None where nobody wants to know."""
+        self.views: tuple[str, ...] = (LOCKED_VIEW,)
+        """Those that list what is held. One of the user's that does not exist is asked for once."""
         self.before_sweep: Callable[[], Awaitable[object]] | None = None
         """Called before each sweep: what is about to bring a token's result comes before those who take the token."""
 
@@ -122,6 +124,17 @@ class Reaper:
         return sweep
 
     async def _locked(self) -> AsyncIterator[list[Document]]:
+        """The locked tokens of all views, page by page."""
+        for view in self.views:
+            try:
+                async for page in self._locked_in(view):
+                    yield page
+            except ViewNotFoundError:
+                if view == LOCKED_VIEW:
+                    raise
+                self.views = tuple(other for other in self.views if other != view)
+
+    async def _locked_in(self, view: str) -> AsyncIterator[list[Document]]:
         """The locked tokens, page by page, without those that were ours when the page was asked for.
 
         What has ended meanwhile would else seem to be somebody else's.
@@ -129,10 +142,10 @@ class Reaper:
         query = ViewQuery(limit=_PAGE, include_docs=True)
         while True:
             ours = {lease.token_id for lease in self._leases}
-            rows = await self._client.query(LOCKED_VIEW, query)
+            rows = await self._client.query(view, query)
             yield [row.document for row in rows if row.document is not None and row.id not in ours]
-            if len(rows) < _PAGE:
-                return
+            if len(rows) < _PAGE or (view != LOCKED_VIEW and rows[-1].key != rows[-1].id):
+                return  # a view of the user's whose keys are no ids cannot be read on from one
             query = ViewQuery(limit=_PAGE, include_docs=True, start_key=_next_key(rows[-1].key))
 
     def _looks_stale(self, document: Document, watches: dict[str, Watch], sweep: Sweep) -> bool:

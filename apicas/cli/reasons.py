@@ -16,6 +16,7 @@ from apicas.modifiers import JOB_ID_FIELDS
 from apicas.policies import lease_of
 from apicas.tokens import (
     FIRST_LOCK_TIME,
+    TYPES,
     Token,
     TokenState,
     annex,
@@ -91,7 +92,7 @@ def explained(document: Mapping[str, Any], here: Here) -> Explanation:
         token_id=str(document["_id"]),
         state=str(state),
         facts=tuple(_facts(document)) if state in {TokenState.TODO, TokenState.LOCKED} else (),
-        reasons=(*_of_versions(document), *told[state]),
+        reasons=(*_of_versions(document), *_of_type(document, state), *told[state]),
         asks=None if known is None else dict(known.amounts),
         seconds=None if known is None else known.seconds,
     )
@@ -167,8 +168,13 @@ def _of_error(document: Mapping[str, Any]) -> Iterator[str]:
     yield "`apicas reset error` puts all such tokens back to todo"
 
 
+def _of_type(document: Mapping[str, Any], state: TokenState) -> Iterator[str]:
+    if state is TokenState.TODO and document.get("type") != "token":
+        yield "its type is 'task': only pilots on a view that lists such documents claim it; Monitor's views do not"
+
+
 def _of_no_view(document: Mapping[str, Any]) -> Iterator[str]:
-    if document.get("type") != "token":
+    if document.get("type") not in TYPES:
         yield f"its type is {shown(document.get('type'))}, and not 'token': pilots leave it alone"
         return
     fields = ", ".join(f"{name} {shown(document.get(name))}" for name in ("lock", "done", "exit_code"))

@@ -35,7 +35,7 @@ from apicas.clients.port import (
     ViewRow,
 )
 from apicas.exceptions import TokenNotFoundError
-from apicas.tokens import TokenState, state_of
+from apicas.tokens import TokenState, monitor_state, state_of
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View, full_name
 
 CHUNK = 1 << 20
@@ -152,6 +152,9 @@ class MemoryClient(PoolClient):
 
     def _listed(self, view: View, identifier: str) -> Document | None:
         """The document if the view lists it."""
+        if view.type != "token":
+            document = self._pool.documents[identifier].document()
+            return document if view.matches(document) else None
         if self._pool.states[identifier] is not view.state:
             return None
         document = self._pool.documents[identifier].document()
@@ -249,9 +252,9 @@ class MemoryClient(PoolClient):
         if identifier not in pool.documents:
             bisect.insort(pool.ids, identifier)
         pool.documents[identifier] = _Stored(rev, body, attachments)
-        pool.states[identifier] = state_of(document)
+        pool.states[identifier] = monitor_state(document)
         self._note(identifier, rev)
-        if pool.states[identifier] is TokenState.TODO:
+        if state_of(document) is TokenState.TODO:
             for listener in tuple(pool.listeners):
                 listener(identifier)
         return rev

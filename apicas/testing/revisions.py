@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from apicas._documents import Document, decode
 from apicas.clients.port import MISSING, ViewQuery, ViewRow
-from apicas.tokens import TokenState, state_of
+from apicas.tokens import TokenState, monitor_state
 from apicas.views import View
 
 Files = Mapping[str, tuple[str, bytes]]
@@ -84,7 +84,7 @@ def make_revision(
 ) -> Revision:
     """The child of a revision, or the first of its document."""
     content = decode(body)
-    state = TokenState.NO_VIEW if deleted else state_of(content)
+    state = TokenState.NO_VIEW if deleted else monitor_state(content)
     number = 1 if parent is None else parent.number + 1
     return Revision(identifier, number, digest, parent, body, content, deleted, files, state)
 

@@ -57,17 +57,17 @@ class _JumpingSelector(selectors.DefaultSelector):
     @override
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._looks += 1
-        # Nothing comes from outside but from threads and sockets; where callbacks are ready, a look now and then does.
-        if (timeout != 0 or not self._looks % 64) and (len(self.get_map()) > 1 or self._has_threads()):
-            ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
-            if ready:
-                return ready
-            if (timeout is None or timeout > 0) and self._working():
-                return self._wait()
+        if timeout == 0:  # callbacks are ready: a look now and then does
+            return [] if self._looks % 64 else super().select(0)
+        if self._has_threads() and self._working() and (ready := self._wait()):
+            return ready
+        # Only now: a thread that told the loop something may have ended before it was seen to work.
+        ready = super().select(0)
+        if ready:
+            return ready
         if timeout is None:
             raise Deadlock("nothing is ready and no timer is set: this would wait for ever")
-        if timeout > 0:
-            self.now += timeout
+        self.now += timeout
         return []
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:

@@ -233,7 +233,7 @@ def test_a_time_limit_ends_a_token(apicas: Program, started: Events) -> None:
         ("nowhere/work.py:square", "there is no file"),
         ("work:nothing", "it has tell, square, plain, Doubles"),
         ("work:NUMBER", "but int"),
-        ("work:Path", "Path is no RunActor"),
+        ("work:Path", "Path is no apicas.RunActor"),
         ("broken:x", "ZeroDivisionError: division by zero ("),
         ("clauses:x", "cannot be imported"),
     ],

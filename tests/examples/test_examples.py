@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -94,10 +94,39 @@ async def test_embedding_starts_works_and_stops_with_the_application(
             while len(answer["squares"]) < 3:
                 async with session.get(url) as response:
                     answer = await response.json()
+            async with session.get(f"http://{host}:{port}/health") as response:
+                assert response.status == 200
+                assert "3 done" in await response.text()
         assert answer["squares"] == {"1": 1, "2": 4, "3": 9}
         assert answer["counts"]["done"] == 3
     finally:
         await runner.cleanup()
+
+
+async def test_embedding_in_an_asgi_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Starlette service: its lifespan runs the pilot, its routes push and look."""
+    monkeypatch.setenv("APICAS_POOL", f"sqlite:///{tmp_path}/pool.db")
+    app = load(EXAMPLES / "embedding" / "asgi_service.py").make_app()
+
+    async def request(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        await app(scope, receive, send)
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+    async with app.router.lifespan_context(app):
+        assert await request("POST", "/numbers", b"[1, 2, 3]") == (202, b'{"pushed":3}')
+        while json.loads((await request("GET", "/numbers"))[1])["counts"]["done"] < 3:
+            pass
+        status, text = await request("GET", "/health")
+        assert (status, text[:6]) == (200, b"3 done")
 
 
 async def test_the_demo_leaves_pictures(tmp_path: Path, command: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ async def test_the_server_is_asked_for_todo_alone(script: Script) -> None:
     assert [seen.method for seen in asked] == ["GET", "POST"]
     query = parse_qs(urlsplit(asked[1].path).query)
     assert query == {"feed": ["continuous"], "heartbeat": ["7000"], "since": ["5-now"], "filter": ["_selector"]}
-    assert asked[1].json() == {"selector": {"type": "token", "lock": 0, "done": 0}}
+    assert asked[1].json() == {"selector": {"type": {"$in": ["token", "task"]}, "lock": 0, "done": 0}}
 
 
 async def test_where_the_server_cannot_filter_we_do(script: Script) -> None:

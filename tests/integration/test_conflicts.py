@@ -112,7 +112,7 @@ async def remove_own_views(couch: Server, database: str) -> None:
 async def test_conflicted_tokens_are_listed(
     client: CouchClient, split: Split, couch: Server, database: str, monkeypatch: pytest.MonkeyPatch, *, has_view: bool
 ) -> None:
-    """Of type token, as long as they have several live leaves; with the view, and without it from the feed."""
+    """Of our types, as long as they have several live leaves; with the view, and without it from the feed."""
     monkeypatch.setattr(conflicts, "_PAGE", 3)
     if not has_view:
         await remove_own_views(couch, database)
@@ -120,23 +120,24 @@ async def test_conflicted_tokens_are_listed(
     assert await client.conflicted() == []
     one, _ = await split("a", {"n": 1}, {"n": 2})
     _, _, three = await split("b", {"n": 1}, {"n": 2}, {"n": 3})
-    await split("other", {"type": "task"}, {"type": "task", "n": 1})
+    await split("other", {"type": "note"}, {"type": "note", "n": 1})
+    await split("d", {"type": "task"}, {"type": "task", "n": 1})
 
     async def listed() -> list[str]:
         return sorted(await client.conflicted())
 
-    await sees(client, ["a", "b"], listed)
+    await sees(client, ["a", "b", "d"], listed)
     assert len(await client.conflicted(1)) == 1
     await client.discard([one, three])
-    await sees(client, ["b"], listed)
-    await sees(client, ["b"], listed)
+    await sees(client, ["b", "d"], listed)
+    await sees(client, ["b", "d"], listed)
     await split("c", {"n": 1}, {"n": 2})
-    await sees(client, ["b", "c"], listed)
+    await sees(client, ["b", "c", "d"], listed)
     (document,) = await client.get(["b"])
     assert document is not None
     (deleted,) = await client.delete([document])
     assert deleted.written
-    await sees(client, ["c"], listed)
+    await sees(client, ["c", "d"], listed)
 
 
 async def test_without_the_view_a_second_look_reads_only_what_is_new(

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from apicas._node.inventory import Allocation
 from apicas._runtime import isolation as isolation_module
 from apicas._runtime.allotment import running_allocation
 from apicas._runtime.isolation import IsolatedProcess, Isolation
-from apicas._runtime.outcomes import Returned
+from apicas._runtime.outcomes import Raised, Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.processes import ProcessPool
 from apicas.actors import run_pilot, work_maker
+from apicas.exceptions import TokenTimeoutError
 from apicas.iterators import BasicViewIterator
 from apicas.testing import FaultyClient
 from apicas.tokens import Token, annex
@@ -216,14 +217,14 @@ async def pool_of(work: Any, most: int = 1, **options: Any) -> AsyncIterator[tup
         await pool.close()
 
 
+async def unlimited(token: Token, work: Callable[[Token], Awaitable[Verdict]]) -> Verdict:
+    return await work(token)
+
+
 async def worked_in(pool: ProcessPool, crashes: int = 0) -> int:
     """The process that a token was worked in."""
     token = Token({"_id": "t", "type": "token", "apicas": {"crashes": crashes}})
-    process = await pool.take(token)
-    try:
-        assert await process.work() == Returned()
-    finally:
-        await pool.give_back(process)
+    assert await pool.work(token, unlimited) == Returned()
     return int(token.output["process"])
 
 
@@ -266,9 +267,7 @@ async def test_an_idle_process_goes_before_there_are_more_than_are_usual() -> No
             mark = running_allocation.set(allocation)
             token = Token({"_id": "t", "type": "token"})
             token.allocation = allocation
-            process = await pool.take(token)
-            assert await process.work() == Returned()
-            await pool.give_back(process)
+            assert await pool.work(token, unlimited) == Returned()
             running_allocation.reset(mark)
         assert len(children()) == 2
 
@@ -305,6 +304,22 @@ async def test_a_process_that_takes_nothing_more_is_ended(monkeypatch: pytest.Mo
         monkeypatch.setattr(isolation, "start", started)
         monkeypatch.setattr(isolation_module, "TAKE_LIMIT", 0.01)
         assert await worked_in(pool) != deaf
+        assert not lives(deaf)
+
+
+async def test_a_time_limit_is_no_fault_of_a_token_that_was_not_taken() -> None:
+    """Its lease is beaten no longer by then, so it is not tried again here."""
+
+    async def limited(token: Token, work: Callable[[Token], Awaitable[Verdict]]) -> Verdict:
+        with anyio.move_on_after(0.01):
+            return await work(token)
+        return Raised(TokenTimeoutError("not done in time"))
+
+    async with pool_of(isolated_work.Counted) as (pool, _):
+        deaf = await worked_in(pool)
+        os.kill(deaf, signal.SIGSTOP)
+        with pytest.raises(OSError, match="did not take it"):
+            await pool.work(Token({"_id": "t", "type": "token"}), limited)
         assert not lives(deaf)
 
 

@@ -226,6 +226,7 @@ async def test_what_nobody_could_end_is_ended_by_the_next_pilot(pilots: list[Any
     os.kill(killed.supervisor, signal.SIGSTOP)  # else the pilot would start another one
     killed.process.kill()
     os.kill(killed.supervisor, signal.SIGKILL)
+    await asyncio.to_thread(wait_for_ends, [killed.process.pid, killed.supervisor])
     assert living(killed.left) == killed.left
     await asyncio.to_thread(supervision()._end_orphans)
     assert not living(killed.left)

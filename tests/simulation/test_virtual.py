@@ -165,3 +165,18 @@ def test_waiting_for_nothing_is_a_deadlock() -> None:
 
     with pytest.raises(Deadlock):
         run_virtual(main)
+
+
+def test_what_a_thread_has_told_is_heard_also_when_it_has_ended() -> None:
+    """Before any timer: it ended between two looks."""
+
+    async def main() -> None:
+        told = asyncio.Event()
+        thread = threading.Thread(target=asyncio.get_running_loop().call_soon_threadsafe, args=[told.set])
+        thread.start()
+        thread.join()
+        async with asyncio.timeout(10):
+            await told.wait()
+        assert asyncio.get_running_loop().time() == 0
+
+    run_virtual(main)

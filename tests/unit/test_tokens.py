@@ -22,6 +22,7 @@ from apicas.tokens import (
     count,
     generation_of,
     is_foreign_lock,
+    monitor_state,
     new_token,
     next_states,
     not_before,
@@ -76,12 +77,20 @@ def test_a_state_is_told_by_lock_done_and_exit_code(state: TokenState) -> None:
         ({"lock": 1, "done": 1, "exit_code": "0 and more"}, TokenState.DONE),
         ({"lock": 1, "done": 1, "exit_code": "0x"}, TokenState.ERROR),
         ({"lock": 1, "done": 1, "exit_code": {"toString": 1}}, TokenState.NO_VIEW),
-        ({"type": "task"}, TokenState.NO_VIEW),
+        ({"type": "job"}, TokenState.NO_VIEW),
         ({"type": ["token"]}, TokenState.NO_VIEW),
     ],
 )
 def test_odd_fields_count_as_in_the_monitor_views(fields: dict[str, Any], state: TokenState) -> None:
     assert state_of(token_in(TokenState.TODO, **fields)) is state
+
+
+def test_a_task_has_a_state_and_is_in_no_monitor_view() -> None:
+    """PiCaS's Task says this type where its user says none; a view of the user's lists it."""
+    task = token_in(TokenState.TODO, type="task")
+    assert state_of(task) is TokenState.TODO
+    assert monitor_state(task) is TokenState.NO_VIEW
+    assert monitor_state(token_in(TokenState.TODO)) is TokenState.TODO
 
 
 def test_a_nested_token_needs_no_type() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from apicas._documents import encode
 from apicas.exceptions import ConfigError
-from apicas.tokens import TokenState, state_of
+from apicas.tokens import TokenState, monitor_state
 from apicas.views import (
     MONITOR_VIEWS,
     STATES,
@@ -90,7 +90,7 @@ def test_overview_counts_each_token_once_in_node() -> None:
     documents = samples(STATE_FIELDS, 250)
     listed = listed_by((overview_map_function(), document) for document in documents)
     for document, states in zip(documents, listed, strict=True):
-        state = state_of(document)
+        state = monitor_state(document)
         assert states == ([] if state is TokenState.NO_VIEW else [str(state)]), document
 
 
@@ -114,7 +114,7 @@ def in_sqlite(view: View, document: Any) -> bool:
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute("CREATE TABLE tokens (state TEXT, body TEXT)")
-        row = [str(state_of(document)), encode(document).decode()]
+        row = [str(monitor_state(document)), encode(document).decode()]
         connection.execute("INSERT INTO tokens VALUES (?, ?)", row)
         return bool(
             connection.execute(f"SELECT count(*) FROM tokens WHERE {with_parameters}", parameters).fetchone()[0]

@@ -11,6 +11,7 @@ from apicas._documents import Document
 from apicas.clients.couch import answers
 from apicas.clients.couch.transport import Transport
 from apicas.clients.port import SaveResult, SaveStatus
+from apicas.tokens import TYPES
 
 _PAGE: Final = 5000
 """Changes in one request. They carry ids and revisions only."""
@@ -53,7 +54,7 @@ class SplitFeed:
         for identifier, found in zip(candidates, await leaves(candidates), strict=True):
             if len(found) > 1:
                 self._seen_whole[identifier] = False
-                split += [identifier] if found[0].get("type") == "token" else []
+                split += [identifier] if found[0].get("type") in TYPES else []
             elif self._seen_whole[identifier]:
                 del self._seen_whole[identifier]
             else:  # looked at once more, since the replica of the feed may be ahead of the others

@@ -24,7 +24,10 @@ _OWN_VIEWS: Final[Views] = {
     },
     # `_conflicts` is there for map functions only where a document has several live leaves.
     CONFLICTS_VIEW: {
-        "map": 'function (doc) {\n  if (doc.type === "token" && doc._conflicts) {\n    emit(null, null);\n  }\n}',
+        "map": (
+            'function (doc) {\n  if ((doc.type === "token" || doc.type === "task") && doc._conflicts) {\n'
+            "    emit(null, null);\n  }\n}"
+        ),
     },
 }
 # Not kept up to date with every write: only `status`, healing and the sweeps of pilots on a cluster ask for them.

@@ -18,12 +18,12 @@ from apicas.clients.couch.pulse import Pulse, may_follow
 from apicas.clients.couch.transport import Transport
 from apicas.clients.port import Arrival, StoredChange
 from apicas.exceptions import InvalidTokenError, PoolError, PoolUnavailableError
-from apicas.tokens import TokenState, state_of
+from apicas.tokens import TYPES, TokenState, state_of
 
 # Heartbeats that may fail to come before the connection counts as dead.
 _MISSED_BEATS: Final = 3
 # What pilots and uploads write. A person's `"0"` or `false` is in todo as well, and waits for the next look.
-_TODO: Final = {"type": "token", "lock": 0, "done": 0}
+_TODO: Final = {"type": {"$in": [*TYPES]}, "lock": 0, "done": 0}
 
 
 async def follow(

@@ -114,6 +114,10 @@ def install(connection: sqlite3.Connection, view: View) -> None:
     """
     if view.name in MONITOR:  # they are there, and a View cannot give them another meaning
         return
+    if view.type != "token":
+        raise ConfigError(
+            f"view {view.name} lists documents of type {view.type}: only a pool on CouchDB has such views"
+        )
     _uninstall(connection, view.name)
     condition = None if view.where is None else encode(view.where.to_json()).decode()
     added = connection.execute(
