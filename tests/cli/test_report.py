@@ -278,12 +278,12 @@ def test_a_page_that_cannot_be_written_is_said(apicas: Program) -> None:
 
 def test_logs_as_json(apicas: Program) -> None:
     apicas.write(
-        "work.py",
+        "says.py",
         "import logging\n\n\ndef work(token):\n"
         '    logging.getLogger("mine").warning("a\\x1b%s", 1, extra={"field": 3})\n',
     )
     apicas("push", "-", stdin="one\n")
-    result = apicas("run", "work.py:work", "--log-format", "json")
+    result = apicas("run", "says.py:work", "--log-format", "json")
     assert result.code == 0, result.err
     (line,) = (json.loads(line) for line in result.err.splitlines() if line.startswith("{"))
     assert (line["level"], line["logger"], line["message"], line["field"]) == ("WARNING", "mine", "a\x1b1", 3)
