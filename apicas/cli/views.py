@@ -51,6 +51,7 @@ Examples:
   apicas views add SingleCore/todo 'cores == 1'
   apicas views add Deep/error 'input.survey in ["deep", "wide"] and not urgent == true'
   apicas views add Mine/waiting --state todo
+  apicas views add Tasks/todo --type task
   apicas views add Survey/by_night --map by_night.js --reduce _sum
 """
 
@@ -141,6 +142,9 @@ def add(  # noqa: PLR0913 - typer makes an option of each
         str | None,
         typer.Option(metavar="STATE", help="todo, locked, done or error.", show_default="what the view is called"),
     ] = None,
+    type_: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="token, or task for what PiCaS's Task makes, on CouchDB.")
+    ] = "token",
     map_file: Annotated[
         str | None, typer.Option("--map", metavar="FILE", help="A map function in JavaScript instead, on CouchDB.")
     ] = None,
@@ -160,15 +164,15 @@ def add(  # noqa: PLR0913 - typer makes an option of each
     if map_file is None:
         if reduce is not None:
             raise ConfigError("--reduce is for a view with --map")
-        asyncio.run(_add(configured(pool), full, _view(full, condition, state), dry_run=dry_run, yes=yes))
+        asyncio.run(_add(configured(pool), full, _view(full, condition, state, type_), dry_run=dry_run, yes=yes))
         return
-    if condition is not None or state is not None:
-        raise ConfigError("a view with --map has no condition and no --state: the function says it all")
+    if condition is not None or state is not None or type_ != "token":
+        raise ConfigError("a view with --map has no condition, no --state and no --type: the function says it all")
     functions = (_text_of(map_file), _reduce(reduce))
     asyncio.run(_add(configured(pool), full, functions, dry_run=dry_run, yes=yes))
 
 
-def _view(name: str, condition: str | None, state: str | None) -> View:
+def _view(name: str, condition: str | None, state: str | None, type_: str) -> View:
     from apicas.cli.conditions import parse_condition
     from apicas.tokens import TokenState
     from apicas.views import STATES, View
@@ -176,7 +180,7 @@ def _view(name: str, condition: str | None, state: str | None) -> View:
     named = name.partition("/")[2] if state is None else state
     if named not in STATES:
         raise ConfigError(f"of which state are the tokens of {name}? Say --state {'|'.join(STATES)}")
-    return View(name, TokenState(named), None if condition is None else parse_condition(condition))
+    return View(name, TokenState(named), None if condition is None else parse_condition(condition), type_)
 
 
 def _text_of(path: str) -> str:

@@ -83,6 +83,9 @@ def test_a_view_that_is_there_is_replaced_after_a_question(apicas: Program, pool
         (("Big/todo", "--reduce", "_sum"), "--reduce is for a view with --map"),
         (("Big/x", "--map", "missing.js"), "cannot be read"),
         (("Big/x", "a == 1", "--map", "missing.js"), "has no condition"),
+        (("Big/x", "--type", "task", "--map", "missing.js"), "has no condition"),
+        (("Big/todo", "--type", "note"), "of type token or task"),
+        (("Big/todo", "--type", "task"), "task"),  # a file has none
     ],
 )
 def test_what_makes_no_view_is_one_line(apicas: Program, arguments: tuple[str, ...], reason: str) -> None:
@@ -113,3 +116,8 @@ def test_a_map_and_a_reduce_function_are_installed(
         assert (result.code, result.out.startswith("added Some/cores in ")) == (0, True), result.err
         assert numbers(apicas)["Some/cores"] == 3
         assert "map function, reduce _sum" in apicas("views", "list").out
+        assert apicas("views", "add", "Tasks/todo", "--type", "task").code == 0
+        apicas(
+            "push", "--id-field", "name", "--format", "jsonl", stdin='{"name": "a", "type": "task"}\n{"name": "b"}\n'
+        )
+        assert numbers(apicas)["Tasks/todo"] == 1
