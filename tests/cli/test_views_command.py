@@ -117,7 +117,6 @@ def test_a_map_and_a_reduce_function_are_installed(
         assert numbers(apicas)["Some/cores"] == 3
         assert "map function, reduce _sum" in apicas("views", "list").out
         assert apicas("views", "add", "Tasks/todo", "--type", "task").code == 0
-        apicas(
-            "push", "--id-field", "name", "--format", "jsonl", stdin='{"name": "a", "type": "task"}\n{"name": "b"}\n'
-        )
+        apicas.write("tokens.jsonl", '{"_id": "of-picas", "type": "task", "lock": 0, "done": 0}\n')
+        assert apicas("import", "tokens.jsonl", "--as-is").code == 0
         assert numbers(apicas)["Tasks/todo"] == 1
