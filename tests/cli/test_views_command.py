@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from apicas._documents import decode
 from tests.cli.program import Program
-from tests.couchdb import SERVERS, server
+from tests.couchdb import SERVERS, Server, server
 
 
 @pytest.fixture(params=["sqlite", *SERVERS])
@@ -117,6 +119,11 @@ def test_a_map_and_a_reduce_function_are_installed(
         assert numbers(apicas)["Some/cores"] == 3
         assert "map function, reduce _sum" in apicas("views", "list").out
         assert apicas("views", "add", "Tasks/todo", "--type", "task").code == 0
-        apicas.write("tokens.jsonl", '{"_id": "of-picas", "type": "task", "lock": 0, "done": 0}\n')
-        assert apicas("import", "tokens.jsonl", "--as-is").code == 0
+        asyncio.run(_save(couch, database, {"_id": "of-picas", "type": "task", "lock": 0, "done": 0}))
         assert numbers(apicas)["Tasks/todo"] == 1
+
+
+async def _save(couch: Server, database: str, document: dict[str, Any]) -> None:
+    async with couch.client(database) as client:
+        (result,) = await client.save([document])
+    assert result.written
