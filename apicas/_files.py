@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import stat
 from pathlib import Path
@@ -86,6 +87,36 @@ def check_private(path: Path, found: os.stat_result, what: str) -> None:
         raise ConfigError(f"{_shown(path)} {what} and is somebody else's (user {found.st_uid}): use a copy of your own")
     if found.st_mode & _OTHERS:
         raise ConfigError(f"{_shown(path)} {what} and others may read it: run `chmod 600 {_quoted(path)}`")
+
+
+def replace_private(path: Path, body: bytes, mode: int = 0o600) -> str:
+    """Write a file that only this user can read, or replace it as a whole.
+
+    Args:
+        path: of the file; its directory is made, for this user alone.
+        body: what is to be in it. It may hold secrets, so nothing is raised from where it is known.
+        mode: of the file in the end.
+
+    Returns:
+        What went wrong; "" where nothing did.
+    """
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body)
+                os.fchmod(file.fileno(), mode)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def is_foreign(path: Path, found: os.stat_result) -> bool:

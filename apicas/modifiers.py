@@ -455,19 +455,11 @@ class BasicTokenModifier:
     def _end_claim(self, token: MutableMapping[str, Any], **also: Any) -> None:
         # The id of the claim that wrote the outcome stays, so that a write whose answer got lost can be recognised;
         # also when the user's own close ended the claim, and the pilot then sends the token back.
-        entries = dict(annex(token))
-        claim = entries.get("claim")
-        for name in _OF_CLAIMS:
-            entries.pop(name, None)
+        changes: dict[str, Any] = dict.fromkeys(_OF_CLAIMS)
+        claim = annex(token).get("claim")
         if isinstance(claim, str):
-            entries["settled"] = claim
-        for name, value in also.items():
-            if value is None:
-                entries.pop(name, None)
-            else:
-                entries[name] = value
-        if entries or "apicas" in token:
-            token["apicas"] = entries
+            changes["settled"] = claim
+        noted(token, **{**changes, **also})
 
     @staticmethod
     def _annex(token: MutableMapping[str, Any], **changes: Any) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from apicas._files import replace_private
 from apicas._secrets import Secret
 from apicas.configuration.addresses import has_password, parted
 from apicas.configuration.keys import KEYS, NUMBER, PATH_KEYS, complaint_about, value_of
@@ -134,21 +134,8 @@ def _changed(text: str, key: str, line: str, value: Any) -> Secret | None:
 def _write(path: Path, text: Secret) -> str:
     """Replace a file as a whole, with the mode that it has; answers with what went wrong."""
     path = path.resolve()
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text.reveal())
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
     except OSError as error:
         return error.strerror or str(error)
-    return ""
+    return replace_private(path, text.reveal().encode(), mode)

@@ -7,13 +7,12 @@ some directory says the pool is. The keyring is asked only where a name is known
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from apicas._documents import decode, encode
-from apicas._files import check_private
+from apicas._files import check_private, replace_private
 from apicas._secrets import Secret
 from apicas.exceptions import ConfigError, InvalidTokenError
 
@@ -116,31 +115,11 @@ def _change(directory: Path, origin: str, username: str, password: Secret | None
     if before is None and password is None:
         return False
     body = {server: {name: word.reveal() for name, word in kept.items()} for server, kept in entries.items() if kept}
-    problem = _write(path, encode(body))
+    problem = replace_private(path, encode(body))
     del body  # it holds secrets, and what is below may raise
     if problem:
         raise ConfigError(f"{path} cannot be written: {problem}")
     return True
-
-
-def _write(path: Path, body: bytes) -> str:
-    """Replace the file as a whole; answers with what went wrong."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 # The keyring. ---------------------------------------------------------------------------------------------------------

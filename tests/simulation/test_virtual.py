@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
+import socket
 import threading
 
 import anyio
@@ -167,16 +169,18 @@ def test_waiting_for_nothing_is_a_deadlock() -> None:
         run_virtual(main)
 
 
-def test_what_a_thread_has_told_is_heard_also_when_it_has_ended() -> None:
-    """Before any timer: it ended between two looks."""
+def test_what_a_thread_has_told_is_heard_also_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells, and ends, after the loop has looked for news and before it looks who works."""
+    told, teller = socket.socketpair()
+    selector = module._JumpingSelector()
+    selector.register(told, selectors.EVENT_READ)
 
-    async def main() -> None:
-        told = asyncio.Event()
-        thread = threading.Thread(target=asyncio.get_running_loop().call_soon_threadsafe, args=[told.set])
-        thread.start()
-        thread.join()
-        async with asyncio.timeout(10):
-            await told.wait()
-        assert asyncio.get_running_loop().time() == 0
+    def look() -> list[threading.Thread]:
+        teller.send(b"x")
+        return []
 
-    run_virtual(main)
+    monkeypatch.setattr(selector, "_has_threads", lambda: True)
+    monkeypatch.setattr(selector, "_working", look)
+    with told, teller, selector:
+        assert [key.fileobj for key, _ in selector.select(3600.0)] == [told]
+        assert selector.now == 0
