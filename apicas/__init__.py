@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apicas._runtime.commands.process import CommandResult, run_command
     from apicas._runtime.options import RunOptions
-    from apicas._runtime.process import CommandResult, run_command
     from apicas._runtime.reports import Report
     from apicas.actors import RunActor, run
     from apicas.clients.connect import connect
@@ -52,7 +52,7 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "_runtime.options": ("RunOptions",),
-    "_runtime.process": ("CommandResult", "run_command"),
+    "_runtime.commands.process": ("CommandResult", "run_command"),
     "_runtime.reports": ("Report",),
     "actors": ("RunActor", "run"),
     "clients.connect": ("connect",),

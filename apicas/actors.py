@@ -24,9 +24,9 @@ from typing import Any
 from typing_extensions import TypedDict, Unpack
 
 from apicas._runtime.choices import ExecutorChoice, ExecutorName, check_executor
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.hooks import Work, plain_hook, thread_limiter, token_hook
-from apicas._runtime.keeper import OnLostContact
+from apicas._runtime.keeping.keeper import OnLostContact
 from apicas._runtime.options import Amounts, RunOptions
 from apicas._runtime.pilot import Pilot
 from apicas._runtime.reports import Report

@@ -24,12 +24,12 @@ from typing import Any, Self
 import anyio
 from typing_extensions import TypedDict, Unpack, override
 
-from apicas._runtime.claims import Claimed
-from apicas._runtime.doorbell import Doorbell
 from apicas._runtime.environment import Environment
-from apicas._runtime.keeper import Keeper, KeeperOptions, OnLostContact
-from apicas._runtime.outbox import OutboxSetting
-from apicas._runtime.reaper import LOCKED_VIEW, Sweep
+from apicas._runtime.keeping.claims import Claimed
+from apicas._runtime.keeping.doorbell import Doorbell
+from apicas._runtime.keeping.keeper import Keeper, KeeperOptions, OnLostContact
+from apicas._runtime.keeping.reaper import LOCKED_VIEW, Sweep
+from apicas._runtime.outbox.disk import OutboxSetting
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier

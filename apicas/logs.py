@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from apicas._runtime.lag import running_token
+from apicas._runtime.attempts.current import running_token
 
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "whose"})
 """What every record has."""

@@ -31,10 +31,10 @@ from typing import Any
 
 import apicas
 from apicas._documents import Document
-from apicas._runtime.claims import Claimer
 from apicas._runtime.environment import real_environment
-from apicas._runtime.healer import Healer
-from apicas._runtime.leases import Leases
+from apicas._runtime.keeping.claims import Claimer
+from apicas._runtime.keeping.healer import Healer
+from apicas._runtime.keeping.leases import Leases
 from apicas.clients.base import PoolClient
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.exceptions import PoolError

@@ -27,7 +27,7 @@ from typing import Final
 import anyio.lowlevel
 
 import apicas
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.dedicated import loop_factory, tune
 from benchmarks.goals import apart, cores, is_quick, middle, parser, scratch, show
 from benchmarks.suite.verdicts import Verdict

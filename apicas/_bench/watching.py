@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from apicas._bench.latencies import Latencies
-from apicas._runtime.claims import Claimed
-from apicas._runtime.committer import Ending, Settlement
-from apicas._runtime.keeper import Keeper
-from apicas._runtime.outcomes import Verdict
+from apicas._runtime.keeping.claims import Claimed
+from apicas._runtime.keeping.committer import Ending, Settlement
+from apicas._runtime.keeping.keeper import Keeper
+from apicas._runtime.keeping.outcomes import Verdict
 from apicas.tokens import Token
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 
 from apicas._bench.records import Trial
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
 from apicas.tokens import Token
 
 BLOCK: Final = 65_536

@@ -1,6 +1,10 @@
-"""The pilot at work: services over a client, each a `run_once` with the work and a loop with none.
+"""The pilot at work. pilot.py claims ahead of its workers, executor.py takes a token through the user's hooks.
 
-claims.py wins tokens, leases.py remembers what is held, heartbeat.py keeps the locks fresh, committer.py writes the
-outcomes, reaper.py takes back what dead pilots left, keeper.py holds these together for one client. executor.py turns
-the user's code into a verdict, outcomes.py a verdict into a document, and pilot.py runs many at once.
+Below them, each using only what is further down:
+
+- isolation/: a token's work in a process of its own.
+- keeping/: claims, leases, heartbeat, commits, reclaims: services, each a `run_once` with the work and a loop with none.
+- commands/: programs as the work of a token.
+- outbox/: finished results that are not in the pool yet. attempts/: what is known of an attempt while it runs.
+- processes/: processes of the system, followed and ended with all that they started.
 """

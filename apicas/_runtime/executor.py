@@ -21,13 +21,13 @@ from typing import Final, Protocol, Self
 
 import anyio
 
+from apicas._runtime.attempts.current import running_token
 from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.gate import Gate
 from apicas._runtime.hooks import Work
-from apicas._runtime.isolation import UnfitError
-from apicas._runtime.lag import running_token
-from apicas._runtime.outcomes import Cut, Raised, Returned, Verdict, raised
-from apicas._runtime.processes import ProcessPool
+from apicas._runtime.isolation.isolation import UnfitError
+from apicas._runtime.isolation.pool import ProcessPool
+from apicas._runtime.keeping.outcomes import Cut, Raised, Returned, Verdict, raised
 from apicas.exceptions import Release, TokenTimeoutError
 from apicas.tokens import Token, is_suspect
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from apicas._runtime.choices import ExecutorChoice, check_executor
-from apicas._runtime.keeper import OnLostContact
+from apicas._runtime.keeping.keeper import OnLostContact
 from apicas._runtime.reports import Report
 from apicas.events import Observer
 from apicas.exceptions import ConfigError

@@ -17,9 +17,9 @@ from apicas._node.inventory import Allocation, Inventory
 from apicas._node.names import CORES
 from apicas._node.packer import Packer
 from apicas._node.requests import Refused, Request, RequestFields
-from apicas._runtime.allotment import running_allocation
+from apicas._runtime.keeping.outcomes import Verdict
 from apicas._runtime.left import Left
-from apicas._runtime.outcomes import Verdict
+from apicas._runtime.processes.allotment import running_allocation
 from apicas._runtime.room import Rate, Room
 from apicas._runtime.stock import Stock
 from apicas._runtime.timing import by_itself, drains_at, note, opened

@@ -20,16 +20,16 @@ import anyio
 from anyio import to_thread
 
 from apicas._runtime.choices import ExecutorChoice
-from apicas._runtime.committer import Ending
+from apicas._runtime.commands.process import SIGNAL_BASE, leave_nothing, memory_limit
 from apicas._runtime.event_file import EventFile
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
-from apicas._runtime.isolation import Isolation
-from apicas._runtime.keeper import Keeper, Tally
+from apicas._runtime.isolation.isolation import Isolation
+from apicas._runtime.isolation.pool import ProcessPool
+from apicas._runtime.keeping.committer import Ending
+from apicas._runtime.keeping.keeper import Keeper, Tally
+from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
 from apicas._runtime.options import RunOptions
-from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
-from apicas._runtime.process import SIGNAL_BASE, leave_nothing, memory_limit
-from apicas._runtime.processes import ProcessPool
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
 from apicas._runtime.telling import Teller

@@ -12,8 +12,8 @@ from typing_extensions import override
 from apicas._node.admission import Horizon
 from apicas._node.durations import Durations
 from apicas._node.requests import Refused, Request, RequestFields
+from apicas._runtime.keeping.outcomes import Crashed, Raised, Returned, Verdict
 from apicas._runtime.left import Left
-from apicas._runtime.outcomes import Crashed, Raised, Returned, Verdict
 from apicas._runtime.room import Workers
 from apicas.exceptions import TokenTimeoutError
 from apicas.tokens import Token

@@ -12,8 +12,8 @@ from apicas.cli.commands import Command
 from apicas.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from apicas._runtime.command import CommandRunner
-    from apicas._runtime.files import FileOptions
+    from apicas._runtime.commands.command import CommandRunner
+    from apicas._runtime.commands.files import FileOptions
 
 ShellOption: TypeAlias = Annotated[bool, typer.Option("--shell", help="The command is a line for the shell.")]
 WorkdirOption: TypeAlias = Annotated[
@@ -81,8 +81,8 @@ class FileChoices:
 
     def options(self) -> FileOptions | None:
         """The options; None where the command runs where the pilot is."""
-        from apicas._runtime.files import FileOptions
-        from apicas._runtime.workdirs import SCRATCH
+        from apicas._runtime.commands.files import FileOptions
+        from apicas._runtime.commands.workdirs import SCRATCH
 
         if not self.are_made:
             return None
@@ -118,8 +118,8 @@ def command_runner(
     import shutil
     from dataclasses import replace
 
-    from apicas._runtime.command import CommandRunner
-    from apicas._runtime.process import CommandOptions
+    from apicas._runtime.commands.command import CommandRunner
+    from apicas._runtime.commands.process import CommandOptions
 
     if not command:
         raise ConfigError("there is no command after --")

@@ -169,7 +169,7 @@ def _number(found: list[Holder]) -> int:
 
 
 async def _outbox(configuration: Configuration, outbox: str | None) -> Finding:
-    from apicas._runtime.outbox import outbox_for
+    from apicas._runtime.outbox.disk import outbox_for
 
     try:
         box = outbox_for(outbox or configuration.outbox, configuration.connect(create=False).address)

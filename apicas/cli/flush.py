@@ -12,9 +12,9 @@ from apicas.cli.parameters import OutboxOption, PoolOption, YesOption
 from apicas.cli.terminal import agree, one_line, plural, say, say_json, tell
 
 if TYPE_CHECKING:
-    from apicas._runtime.entries import Entry
-    from apicas._runtime.outbox import Outbox
-    from apicas._runtime.replay import ReplayReport
+    from apicas._runtime.outbox.disk import Outbox
+    from apicas._runtime.outbox.entries import Entry
+    from apicas._runtime.outbox.replay import ReplayReport
 
 EPILOG = """\b
 A pilot that ends while the pool is away leaves the results of finished tokens in its outbox. The next pilot of yours on
@@ -46,7 +46,7 @@ def flush(
     """Write finished results to the pool that a pilot could not write."""
     import asyncio
 
-    from apicas._runtime.outbox import outbox_for
+    from apicas._runtime.outbox.disk import outbox_for
     from apicas.configuration import configure
 
     configuration = configure(pool)
@@ -108,7 +108,7 @@ async def _discard(box: Outbox, *, yes: bool) -> None:
 
 async def _replay(pool: str | None, box: Outbox, *, as_json: bool) -> ExitCode:
     """Write what waits, and say what became of it."""
-    from apicas._runtime.replay import ReplayReport, replay
+    from apicas._runtime.outbox.replay import ReplayReport, replay
     from apicas.cli.opening import configured, opened, patiently
 
     report = ReplayReport()

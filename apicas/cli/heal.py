@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from apicas._runtime.healer import Healing
+    from apicas._runtime.keeping.healer import Healing
     from apicas.clients.base import PoolClient
     from apicas.configuration import Configuration
 
@@ -100,10 +100,10 @@ def _described(leaf: Mapping[str, Any]) -> str:
 async def _heal_all(client: PoolClient, outbox: str | Path | None, number: int, *, now: bool) -> None:
     import anyio
 
-    from apicas._runtime.aside import LostVersions
     from apicas._runtime.environment import real_environment
-    from apicas._runtime.healer import Healer, Healing
-    from apicas._runtime.outbox import outbox_for
+    from apicas._runtime.keeping.healer import Healer, Healing
+    from apicas._runtime.outbox.aside import LostVersions
+    from apicas._runtime.outbox.disk import outbox_for
     from apicas.cli.opening import patiently
     from apicas.policies import LeaseTimes
 

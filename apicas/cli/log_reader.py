@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from apicas._documents import Document
-from apicas._runtime.logs import STREAMS, attempts_in, file_name, log_directory
-from apicas._runtime.places import LOGS, place_of
-from apicas._runtime.spool import Follower, rest_of
+from apicas._runtime.attempts.logs import STREAMS, attempts_in, file_name, log_directory
+from apicas._runtime.attempts.places import LOGS, place_of
+from apicas._runtime.attempts.spool import Follower, rest_of
 from apicas.cli.opening import patiently
 from apicas.cli.terminal import printable_text, results, tell
 from apicas.clients.base import PoolClient

@@ -8,7 +8,7 @@ from typing import Final
 import typer
 from typing_extensions import override
 
-from apicas._runtime.lag import running_token
+from apicas._runtime.attempts.current import running_token
 from apicas.cli.terminal import one_line, printable_json
 from apicas.exceptions import ConfigError
 from apicas.logs import JsonLogFormatter

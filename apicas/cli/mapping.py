@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from apicas._documents import Document, encode
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.options import RunOptions
 from apicas.cli.exits import ExitCode
 from apicas.cli.lines import GoodLine, Reading

@@ -43,7 +43,7 @@ def progress(
     ] = None,
 ) -> None:
     """Tell, from a command, how far the work on its token is."""
-    from apicas._runtime.progress import VARIABLE, read_line
+    from apicas._runtime.attempts.progress import VARIABLE, read_line
 
     try:
         told = read_line(f"{fraction} {message or ''}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from apicas._runtime.entries import Entry, decode_entry
+from apicas._runtime.outbox.entries import Entry, decode_entry
 
 
 class MemoryOutbox:
@@ -45,22 +45,22 @@ class MemoryOutbox:
         return [decode_entry(body) for body in self._lost.values()]
 
     async def check(self) -> None:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("check")
 
     async def put(self, entries: Sequence[Entry]) -> None:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("put")
         self._waiting.update({entry.name: entry.encode() for entry in entries})
 
     async def remove(self, names: Sequence[str]) -> None:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("remove")
         for name in names:
             self._waiting.pop(name, None)
 
     async def set_aside(self, entries: Sequence[Entry]) -> list[str]:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("set_aside")
         for entry in entries:
             self._lost[entry.aside_name] = entry.encode()
@@ -68,22 +68,22 @@ class MemoryOutbox:
         return [f"memory/lost/{entry.aside_name}" for entry in entries]
 
     async def names(self, not_of: str | None = None) -> list[str]:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("names")
         return sorted(name for name, body in self._waiting.items() if decode_entry(body).pilot != not_of)
 
     async def read(self, names: Sequence[str]) -> list[Entry]:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("read")
         return [decode_entry(self._waiting[name]) for name in names if name in self._waiting]
 
     async def lost(self) -> list[tuple[str, Entry]]:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("lost")
         return [(f"memory/lost/{name}", decode_entry(body)) for name, body in self._lost.items()]
 
     async def discard_lost(self) -> int:
-        """See apicas._runtime.outbox.Outbox."""
+        """See apicas._runtime.outbox.disk.Outbox."""
         await self._ask("discard_lost")
         number = len(self._lost)
         self._lost.clear()

@@ -13,7 +13,7 @@ from math import inf
 from random import Random
 from typing import Final, Literal, TypeAlias
 
-from apicas._runtime.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
+from apicas._runtime.keeping.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
 from apicas._runtime.pilot import UNSTARTED_LIMIT
 from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
@@ -404,7 +404,7 @@ class Pilot:
                 del self._held[token]
             self._at.server.write(len(unstarted), lambda: self._at.tokens.release(unstarted), lambda: None)
 
-    # Outcomes, beats and sweeps; see apicas._runtime.committer, heartbeat and reaper. -------------------------------
+    # Outcomes, beats and sweeps; see apicas._runtime.keeping.committer, heartbeat and reaper. -----------------------
 
     def _commit(self) -> Process:
         server, tokens, tally = self._at.server, self._at.tokens, self._at.tally

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 import apicas
 from apicas._documents import Document
-from apicas._runtime.keeper import Keeper
+from apicas._runtime.keeping.keeper import Keeper
 from apicas.actors import run_options, run_pilot, work_maker
 from apicas.clients.couch.landing import Update
 from apicas.clients.couch.stretches import MANY_LOST, Stretches

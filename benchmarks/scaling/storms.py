@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from apicas._runtime.doorbell import Spacing
+from apicas._runtime.keeping.doorbell import Spacing
 from apicas.clients.couch.client import CouchClient
 from apicas.iterators import SAFETY_LOOK
 from apicas.policies import LeaseTimes, jittered

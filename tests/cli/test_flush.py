@@ -11,8 +11,8 @@ import pytest
 
 import apicas as library
 from apicas._documents import Document, decode
-from apicas._runtime.entries import Entry
-from apicas._runtime.outbox import DiskOutbox, default_directory
+from apicas._runtime.outbox.disk import DiskOutbox, default_directory
+from apicas._runtime.outbox.entries import Entry
 from apicas.cli import opening
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.tokens import claim_of

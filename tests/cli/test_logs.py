@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from apicas._runtime.attempts.logs import AttemptLog, log_directory
+from apicas._runtime.attempts.places import make_place, place_of
+from apicas._runtime.attempts.spool import Spool
 from apicas._runtime.environment import process_name
-from apicas._runtime.logs import AttemptLog, log_directory
-from apicas._runtime.places import make_place, place_of
-from apicas._runtime.spool import Spool
 from apicas.modifiers import Owner
 from tests.cli.program import Events, Program
 from tests.cli.test_tokens import HELD, store

@@ -16,8 +16,8 @@ import pytest
 
 from apicas._documents import Document
 from apicas._runtime.environment import Environment
-from apicas._runtime.keeper import Keeper
-from apicas._runtime.outcomes import Cut, Returned
+from apicas._runtime.keeping.keeper import Keeper
+from apicas._runtime.keeping.outcomes import Cut, Returned
 from apicas.clients.couch import CouchClient
 from apicas.clients.couch.designs import OWN_NAME, own_views
 from apicas.exceptions import InvalidTokenError, PoolUnavailableError

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from apicas import iterators
-from apicas._runtime import doorbell
+from apicas._runtime.keeping import doorbell
 from apicas.actors import RunActor
 from apicas.clients.couch import CouchClient
 from apicas.clients.couch.pulse import AFFORDABLE, Pulse, may_follow

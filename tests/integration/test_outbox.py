@@ -17,9 +17,9 @@ from tests.faults.proxy import FaultProxy
 # Work counts as long at once: no test waits for a second to pass.
 WORK = """
 import os, resource
-import apicas._runtime.safekeeping
+import apicas._runtime.keeping.safekeeping
 
-apicas._runtime.safekeeping.LONG = 0.0
+apicas._runtime.keeping.safekeeping.LONG = 0.0
 
 
 def say(word):

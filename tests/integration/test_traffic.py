@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import apicas
-from apicas._runtime.outcomes import Returned
+from apicas._runtime.keeping.outcomes import Returned
 from apicas.clients.base import PoolClient
 from apicas.clients.port import Traffic
 from apicas.clients.sqlite import SQLiteClient

@@ -210,7 +210,7 @@ def siblings() -> int:
         with suppress(OSError):  # it has ended meanwhile
             fields = (process / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
             is_ours = int(fields[1]) == os.getppid()
-            found += is_ours and b"apicas._runtime.isolated" in (process / "cmdline").read_bytes()
+            found += is_ours and b"apicas._runtime.isolation.isolated" in (process / "cmdline").read_bytes()
     return found
 
 

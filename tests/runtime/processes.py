@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from apicas._runtime.supervisor_watch import supervision
+from apicas._runtime.processes.supervision import supervision
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
 try:

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import apicas
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.supervisor_watch import supervision
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.processes.supervision import supervision
 from tests.runtime.isolated_work import leaves
 
 LEAVER = Path(__file__).with_name("leaver.py")

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from typing_extensions import override
 
-from apicas._runtime.doorbell import KEPT_OPEN, MAX_UNHEARD, REFUSED, Doorbell, Spacing
+from apicas._runtime.keeping.doorbell import KEPT_OPEN, MAX_UNHEARD, REFUSED, Doorbell, Spacing
 from apicas.clients.memory import MemoryClient
 from apicas.clients.port import Arrival
 from apicas.exceptions import PoolError, PoolUnavailableError

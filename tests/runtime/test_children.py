@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import apicas
-from apicas._runtime import children
-from apicas._runtime.children import Child, Start, start_child
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.processes import children
+from apicas._runtime.processes.children import Child, Start, start_child
 from apicas.exceptions import CommandError
 from apicas.tokens import Token
 from tests.runtime.processes import linux_only, open_files
@@ -106,7 +106,7 @@ async def test_streams_of_ours_that_are_closed_do_not_mix_up_its_own() -> None:
     """The descriptors of its pipes are then numbers that it needs for something else."""
     program = """
 import os
-from apicas._runtime.children import Start, start_child
+from apicas._runtime.processes.children import Start, start_child
 keep = os.dup(1)
 for descriptor in (0, 1, 2):
     os.close(descriptor)

@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.process import CommandOptions
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.commands.process import CommandOptions
 from apicas.exceptions import CommandError, ConfigError, InvalidTokenError
 from apicas.tokens import Token
 from tests.runtime.processes import Fifo

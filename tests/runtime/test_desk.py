@@ -16,8 +16,8 @@ import pytest
 import apicas
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
-from apicas._runtime.leases import Lease
-from apicas._runtime.outcomes import Cut, Returned, Verdict
+from apicas._runtime.keeping.leases import Lease
+from apicas._runtime.keeping.outcomes import Cut, Returned, Verdict
 from apicas.testing import Faults, run_virtual, unix_time
 from apicas.tokens import Token, claim_of
 from tests.runtime.acting import FarClient, acting, filled, work

@@ -16,10 +16,10 @@ import pytest
 from typing_extensions import override
 
 import apicas
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.files import MAX_ATTACHED, FileOptions
-from apicas._runtime.process import CommandOptions
-from apicas._runtime.workdirs import WorkDirectories
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.commands.files import MAX_ATTACHED, FileOptions
+from apicas._runtime.commands.process import CommandOptions
+from apicas._runtime.commands.workdirs import WorkDirectories
 from apicas.clients.memory import MemoryClient
 from apicas.exceptions import ConfigError, PoolUnavailableError
 from apicas.tokens import Token, annex
@@ -257,7 +257,7 @@ def test_the_next_pilot_removes_what_one_left_that_was_killed(tmp_path: Path) ->
     """And nothing of one that lives, or of another node."""
     script = (
         "import asyncio, os, signal, sys\n"
-        "from apicas._runtime.workdirs import WorkDirectories\n"
+        "from apicas._runtime.commands.workdirs import WorkDirectories\n"
         "print(asyncio.run(WorkDirectories(sys.argv[1]).make()), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 from anyio import wait_all_tasks_blocked
 
-from apicas._runtime.frames import AHEAD, END, FrameBuffer, FrameConnection, framed
+from apicas._runtime.isolation.frames import AHEAD, END, FrameBuffer, FrameConnection, framed
 
 BODIES = [b"", b"one", bytes(range(256)) * 3, b"last"]
 

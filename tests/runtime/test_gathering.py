@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
-from apicas._runtime.committer import GATHER_TIME, MAX_BATCH
-from apicas._runtime.outcomes import Returned
+from apicas._runtime.keeping.committer import GATHER_TIME, MAX_BATCH
+from apicas._runtime.keeping.outcomes import Returned
 from apicas._runtime.pilot import MAX_UNWRITTEN
 from apicas.clients.port import SaveResult
 from apicas.iterators import BasicViewIterator

@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from apicas._runtime import healer as healer_module
-from apicas._runtime.branches import MAX_DISOWNED, Disowned
-from apicas._runtime.healer import Healer, is_result
+from apicas._runtime.keeping import healer as healer_module
+from apicas._runtime.keeping.branches import MAX_DISOWNED, Disowned
+from apicas._runtime.keeping.healer import Healer, is_result
 from apicas.exceptions import LeaseLostError, PoolUnavailableError, Release
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier

@@ -16,7 +16,7 @@ import pytest
 
 import apicas
 from apicas._runtime.environment import real_environment
-from apicas._runtime.isolated import _frame
+from apicas._runtime.isolation.isolated import _frame
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError

@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import apicas
-from apicas._runtime import scribe as scribes
-from apicas._runtime import spool as spools
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.logs import ATTEMPTS, KEPT, TAIL, AttemptLog, attempts_in, keep_attempt, log_directory
-from apicas._runtime.notes import Notes
+from apicas._runtime.attempts import scribe as scribes
+from apicas._runtime.attempts import spool as spools
+from apicas._runtime.attempts.logs import ATTEMPTS, KEPT, TAIL, AttemptLog, attempts_in, keep_attempt, log_directory
+from apicas._runtime.attempts.notes import Notes
+from apicas._runtime.attempts.scribe import Scribe
+from apicas._runtime.attempts.spool import LAST, SEGMENT, Follower, Spool, rest_of
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.commands.process import CommandOptions
 from apicas._runtime.pilot import RunOptions
-from apicas._runtime.pipes import Capture
-from apicas._runtime.process import CommandOptions
-from apicas._runtime.scribe import Scribe
-from apicas._runtime.spool import LAST, SEGMENT, Follower, Spool, rest_of
+from apicas._runtime.processes.pipes import Capture
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError
 from apicas.iterators import BasicViewIterator
@@ -381,8 +381,8 @@ def test_a_reclaim_keeps_the_trace_and_the_next_claim_drops_it() -> None:
 
 PILOT = """
 import sys, apicas
-from apicas._runtime import scribe
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.attempts import scribe
+from apicas._runtime.commands.command import CommandRunner
 import asyncio
 scribe.LOOK, scribe.SPOOL_AFTER = 0.02, 0.0
 work = CommandRunner(["sh", "-c", "echo before; sleep 3600"])
@@ -393,7 +393,7 @@ asyncio.run(apicas.run(work, "sqlite:///pool.db", workers=1, lock_timeout=10))
 @linux_only
 async def test_the_output_of_a_killed_pilot_stays_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last beat says where; the next pilot's sweep leaves it until it is old."""
-    from apicas._runtime.places import KEEP_LOGS, everybodys_place, sweep_places
+    from apicas._runtime.attempts.places import KEEP_LOGS, everybodys_place, sweep_places
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

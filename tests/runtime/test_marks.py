@@ -10,9 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from apicas._runtime import marks
 from apicas._runtime.environment import boot_id
-from apicas._runtime.marks import Look, Mark, Process, carrying, end_all, is_dead, of_pilot, orphaned, parsed, tell
+from apicas._runtime.processes import marks
+from apicas._runtime.processes.marks import (
+    Look,
+    Mark,
+    Process,
+    carrying,
+    end_all,
+    is_dead,
+    of_pilot,
+    orphaned,
+    parsed,
+    tell,
+)
 from tests.runtime.processes import linux_only, lives
 
 pytestmark = linux_only

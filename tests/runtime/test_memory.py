@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 import apicas
-from apicas._runtime import supervisor_memory
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.notes import Usage
-from apicas._runtime.outcomes import Returned, Verdict
+from apicas._runtime.attempts.notes import Usage
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.commands.process import memory_limit
+from apicas._runtime.keeping.outcomes import Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
-from apicas._runtime.process import memory_limit
-from apicas._runtime.supervisor_memory import Kills, Sampler
-from apicas._runtime.supervisor_watch import Supervision, supervision
+from apicas._runtime.processes import memory as supervisor_memory
+from apicas._runtime.processes.memory import Kills, Sampler
+from apicas._runtime.processes.supervision import Supervision, supervision
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError, TokenMemoryError
 from apicas.iterators import BasicViewIterator

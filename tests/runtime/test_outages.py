@@ -13,7 +13,7 @@ from typing_extensions import override
 
 import apicas
 from apicas._documents import encode
-from apicas._runtime.leases import Lease, Leases
+from apicas._runtime.keeping.leases import Lease, Leases
 from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import AccessDeniedError, LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator

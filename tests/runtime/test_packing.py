@@ -14,11 +14,11 @@ import pytest
 import apicas
 from apicas._node.inventory import Inventory
 from apicas._node.requests import RequestFields
-from apicas._runtime import claims
-from apicas._runtime.allotment import running_allocation
+from apicas._runtime.keeping import claims
+from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict
 from apicas._runtime.options import RunOptions
-from apicas._runtime.outcomes import Crashed, Cut, Raised, Returned, Verdict
 from apicas._runtime.packing import Packed
+from apicas._runtime.processes.allotment import running_allocation
 from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import check
 from apicas._runtime.timing import by_itself

@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 import apicas
-from apicas._runtime import groups, pipes, process
+from apicas._runtime.commands import process
+from apicas._runtime.processes import groups, pipes
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 from tests.runtime.processes import (
     LOOPS,

@@ -18,12 +18,12 @@ from anyio import wait_all_tasks_blocked
 
 import apicas
 from apicas._node.inventory import Allocation
-from apicas._runtime import isolation as isolation_module
-from apicas._runtime.allotment import running_allocation
-from apicas._runtime.isolation import IsolatedProcess, Isolation
-from apicas._runtime.outcomes import Raised, Returned, Verdict
+from apicas._runtime.isolation import isolation as isolation_module
+from apicas._runtime.isolation.isolation import IsolatedProcess, Isolation
+from apicas._runtime.isolation.pool import ProcessPool
+from apicas._runtime.keeping.outcomes import Raised, Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
-from apicas._runtime.processes import ProcessPool
+from apicas._runtime.processes.allotment import running_allocation
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import TokenTimeoutError
 from apicas.iterators import BasicViewIterator

@@ -17,15 +17,15 @@ import pytest
 from typing_extensions import override
 
 import apicas
-from apicas._runtime import scribe as scribes
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.attempts import scribe as scribes
+from apicas._runtime.attempts.places import everybodys_place, make_place, sweep_places
+from apicas._runtime.attempts.progress import MOST, read_file, read_line
+from apicas._runtime.attempts.scribe import Scribe
+from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.environment import process_name
-from apicas._runtime.leases import Lease
+from apicas._runtime.isolation.remote import RemoteLease
+from apicas._runtime.keeping.leases import Lease
 from apicas._runtime.pilot import RunOptions
-from apicas._runtime.places import everybodys_place, make_place, sweep_places
-from apicas._runtime.progress import MOST, read_file, read_line
-from apicas._runtime.remote import RemoteLease
-from apicas._runtime.scribe import Scribe
 from apicas.actors import run_pilot, work_maker
 from apicas.clients.port import SaveResult
 from apicas.iterators import BasicViewIterator
@@ -365,7 +365,7 @@ def test_a_directory_of_somebody_elses_is_not_used(scribe: Scribe) -> None:
 
 
 async def test_a_remote_lease_says_the_first_and_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apicas._runtime.remote.PAUSE", 0.01)
+    monkeypatch.setattr("apicas._runtime.isolation.remote.PAUSE", 0.01)
     said: list[Any] = []
     lease = RemoteLease(said.append, asyncio.get_running_loop(), None)
     for step in range(100):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from apicas._runtime import readers
-from apicas._runtime.readers import Readers, running_readers
+from apicas._runtime.processes import readers
+from apicas._runtime.processes.readers import Readers, running_readers
 
 KINDS = pytest.mark.parametrize("kind", list(dict.fromkeys([readers._kind, Readers])))
 Pipe = tuple[int, int]

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 import apicas
-from apicas._runtime.keeper import Keeper
-from apicas._runtime.outcomes import Crashed, Cut, Raised, Verdict
+from apicas._runtime.keeping.keeper import Keeper
+from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Verdict
 from apicas.clients.memory import MemoryClient
 from apicas.testing import unix_time
 from apicas.tokens import Token, not_before

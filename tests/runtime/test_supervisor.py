@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import apicas
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.process import CommandOptions, leave_nothing
-from apicas._runtime.supervisor_watch import Supervision, supervision
+from apicas._runtime.commands.command import CommandRunner
+from apicas._runtime.commands.process import CommandOptions, leave_nothing
+from apicas._runtime.processes.supervision import Supervision, supervision
 from apicas.exceptions import TokenTimeoutError
 from tests.runtime import isolated_work
 from tests.runtime.leaver import CHILDREN

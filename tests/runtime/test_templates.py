@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apicas._runtime.templates import fill, fill_line, parse, parse_line
+from apicas._runtime.commands.templates import fill, fill_line, parse, parse_line
 from apicas.exceptions import ConfigError, InvalidTokenError
 from apicas.tokens import Token
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import apicas
-from apicas._runtime.command import CommandRunner
+from apicas._runtime.commands.command import CommandRunner
 from apicas.tokens import Token
 from tests.runtime.leaver import CHILDREN
 from tests.runtime.processes import Fifo, linux_only, lives

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import apicas
-from apicas._runtime.command import CommandRunner
-from apicas._runtime.notes import Notes, Usage
+from apicas._runtime.attempts.notes import Notes, Usage
+from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.pilot import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator

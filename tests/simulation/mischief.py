@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from apicas._runtime.entries import Entry
+from apicas._runtime.outbox.entries import Entry
 from apicas._runtime.pilot import Pilot
 from apicas.exceptions import ApicasError
 from apicas.modifiers import BasicTokenModifier

@@ -16,7 +16,8 @@ import anyio
 import msgspec
 
 from apicas import iterators, modifiers, policies
-from apicas._runtime import claims, committer, healer, heartbeat, reaper, replay
+from apicas._runtime.keeping import claims, committer, healer, heartbeat, reaper
+from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier

@@ -8,8 +8,8 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from apicas._runtime.branches import read_own
-from apicas._runtime.leases import Lease
+from apicas._runtime.keeping.branches import read_own
+from apicas._runtime.keeping.leases import Lease
 from apicas.clients.port import Client
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 
 import apicas
-from apicas._runtime.aside import LostVersions
-from apicas._runtime.healer import Healer
 from apicas._runtime.hooks import Work
+from apicas._runtime.keeping.healer import Healer
+from apicas._runtime.outbox.aside import LostVersions
+from apicas._runtime.outbox.replay import replay
 from apicas._runtime.pilot import Pilot, RunOptions
-from apicas._runtime.replay import replay
 from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator
 from apicas.modifiers import BasicTokenModifier

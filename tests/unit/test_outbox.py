@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apicas._documents import decode, encode
-from apicas._runtime import outbox as outbox_module
-from apicas._runtime.entries import Entry, decode_entry, is_name
-from apicas._runtime.outbox import Bounds, DiskOutbox, directory_name, outbox_for, writes_ahead
+from apicas._runtime.outbox import disk as outbox_module
+from apicas._runtime.outbox.disk import Bounds, DiskOutbox, directory_name, outbox_for, writes_ahead
+from apicas._runtime.outbox.entries import Entry, decode_entry, is_name
 from apicas.exceptions import ConfigError
 
 POOL = "http://localhost:5984/pool"
