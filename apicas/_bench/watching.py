@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from apicas._bench.latencies import Latencies
 from apicas._runtime.keeping.claims import Claimed
-from apicas._runtime.keeping.committer import Ending, Settlement
 from apicas._runtime.keeping.keeper import Keeper
 from apicas._runtime.keeping.outcomes import Verdict
+from apicas._runtime.keeping.settlements import Ending, Settlement
 from apicas.tokens import Token
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation.isolation import Isolation
 from apicas._runtime.isolation.pool import ProcessPool
-from apicas._runtime.keeping.committer import Ending
 from apicas._runtime.keeping.keeper import Keeper, Tally
 from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
+from apicas._runtime.keeping.settlements import Ending
 from apicas._runtime.options import RunOptions
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers

@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any, Final
 
 from apicas._documents import Document
-from apicas._runtime.keeping.committer import Ending
 from apicas._runtime.keeping.keeper import Keeper
 from apicas._runtime.keeping.leases import Lease
 from apicas._runtime.keeping.outcomes import Crashed as HasCrashed
 from apicas._runtime.keeping.outcomes import Raised, Returned, Verdict, describe, storable
+from apicas._runtime.keeping.settlements import Ending
 from apicas.events import (
     Claimed,
     Crashed,

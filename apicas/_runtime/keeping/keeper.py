@@ -22,13 +22,14 @@ from apicas._runtime.attempts.logs import log_root
 from apicas._runtime.attempts.scribe import Scribe
 from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.keeping.claims import Claimed, Claimer
-from apicas._runtime.keeping.committer import Committer, Ending, Outcome, Settlement
+from apicas._runtime.keeping.committer import Committer
 from apicas._runtime.keeping.healer import Healer
 from apicas._runtime.keeping.heartbeat import Heartbeat
 from apicas._runtime.keeping.leases import Lease, Leases, Phase
 from apicas._runtime.keeping.outcomes import Concluding, Cut, Raised, Returned, Verdict, describe, only_leaf, raised
 from apicas._runtime.keeping.reaper import Reaper, ReaperOptions, Sweep
 from apicas._runtime.keeping.safekeeping import Safekeeping
+from apicas._runtime.keeping.settlements import Ending, Outcome, Settlement
 from apicas._runtime.outbox.aside import LostVersions
 from apicas._runtime.outbox.disk import OutboxSetting, outbox_for
 from apicas.clients.port import Client

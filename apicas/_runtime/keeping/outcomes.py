@@ -27,8 +27,8 @@ from apicas._documents import Document
 from apicas._javascript import equals_number, parse_int, to_string
 from apicas._runtime.attempts.logs import keep_attempt
 from apicas._runtime.attempts.notes import Usage
-from apicas._runtime.keeping.committer import Ending, Outcome
 from apicas._runtime.keeping.leases import Lease
+from apicas._runtime.keeping.settlements import Ending, Outcome
 from apicas.exceptions import (
     CommandError,
     Decision,

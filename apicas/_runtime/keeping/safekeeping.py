@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
 from apicas._documents import Document
 from apicas._runtime.environment import Environment
+from apicas._runtime.keeping.settlements import Settlement
 from apicas._runtime.outbox.disk import Outbox, writes_ahead
 from apicas._runtime.outbox.entries import Entry
 from apicas._runtime.outbox.replay import Replayer, ReplayReport
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError
-
-if TYPE_CHECKING:
-    from apicas._runtime.keeping.committer import Settlement
 
 log = logging.getLogger("apicas.outbox")
 
