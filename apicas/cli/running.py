@@ -21,12 +21,16 @@ from apicas.cli.run_display import RunDisplay, run_display
 from apicas.cli.terminal import say
 from apicas.clients.base import PoolClient
 from apicas.configuration import Configuration
-from apicas.exceptions import PoolUnavailableError
+from apicas.exceptions import ConfigError, InvalidTokenError, PoolUnavailableError
 from apicas.iterators import EndlessViewIterator, PrioritizedViewIterator, ViewIterator
 
 COUNT_INTERVAL: Final = 5.0
 """Seconds between two looks at how many tokens wait."""
 MAX_COUNT_INTERVAL: Final = 60.0
+_LOOKED_AT: Final = 10
+"""Tokens of each view that a command is tried with before the first is claimed."""
+_FEWEST: Final = 3
+"""Tokens that say something of the others. Fewer may just be bad ones, for which the pilot has its own ways."""
 # Of a pilot's time, and so of the server's with many pilots, counting may take no more than a hundredth.
 _COUNT_SHARE: Final = 100
 
@@ -84,6 +88,8 @@ async def _run(configuration: Configuration, plan: Plan) -> Report:
     async with opened(configuration) as client:
         # Also tells, before anything is claimed, that the database or a view does not exist.
         waiting = await patiently(lambda: _waiting(client, plan.views))
+        if waiting:
+            await patiently(lambda: check_command(client, plan.work, plan.views))
         forecast = Forecast()
         forecast.count(waiting, Report())
         iterator = plan.iterator(client)
@@ -92,6 +98,33 @@ async def _run(configuration: Configuration, plan: Plan) -> Report:
             watcher = _Watcher(client, plan.views, forecast, display)
             options = replace(plan.options, on_progress=watcher.show)
             return await watcher.during(lambda: run_pilot(iterator, make_work, options))
+
+
+async def check_command(client: PoolClient, work: Callable[..., Any], views: Sequence[str]) -> None:
+    """Refuse a command that none of the first tokens has the fields for: it would fail them all in a moment.
+
+    Args:
+        client: the pool, open.
+        work: what is to be run; anything but a command passes.
+        views: what is claimed from.
+
+    Raises:
+        ConfigError: there is no token among them that the command can be made for.
+    """
+    from apicas._runtime.commands.command import CommandRunner
+
+    if not isinstance(work, CommandRunner):
+        return
+    rows = [row for view in views for row in await client.view(view, limit=_LOOKED_AT, include_docs=True, reduce=False)]
+    documents = [row.document for row in rows if row.document is not None]
+    problems = []
+    for document in documents:
+        try:
+            work.check(document)
+        except InvalidTokenError as error:
+            problems.append(str(error))
+    if len(problems) == len(documents) >= _FEWEST:
+        raise ConfigError(f"{problems[0]}; so it is with all of the first {len(problems)} tokens: nothing was run")
 
 
 async def _waiting(client: PoolClient, views: Sequence[str]) -> int:

@@ -217,6 +217,18 @@ def test_failed_tokens_do_not_change_the_exit_code_and_each_is_one_line(apicas: 
     assert all(line.endswith(r"ValueError: line one\nline two \x1b[31m") for line in lines)
 
 
+def test_a_command_that_fits_one_of_the_tokens_is_run(apicas: Program) -> None:
+    push(apicas, 3)
+    apicas("push", stdin='{"name": "x"}')
+    result = apicas("run", "--", "echo", "{name}")
+    assert (result.code, "1 done, 3 failed" in result.out) == (0, True)
+
+
+def test_a_token_or_two_that_a_command_does_not_fit_fail(apicas: Program) -> None:
+    push(apicas, 2)
+    assert "0 done, 2 failed" in apicas("run", "--", "echo", "{name}").out
+
+
 def test_a_time_limit_ends_a_token(apicas: Program, started: Events) -> None:
     push(apicas, 1)
     result = apicas("run", "work:hang", "--max-token-time", "0.1s")
@@ -255,6 +267,8 @@ def test_what_cannot_be_run_is_one_line(apicas: Program, target: str, reason: st
         (["work:square", "--", "echo"], "a pilot does one thing"),
         (["--", "./no-such-program", "{input}"], "there is no program"),
         (["--", "echo", "{input"], "brace"),
+        (["--", "echo", "{id}"], "its id is {_id}; so it is with all of the first 3 tokens"),
+        (["--shell", "--", "echo {inptu}"], "did you mean {input}?"),
         (["--shell", "work:square"], "are for a command after --"),
         (["--outputs", "*.fits", "work:square"], "are for a command after --"),
         (["--outputs", "../x", "--", "true"], "outside the work directory"),
