@@ -126,6 +126,11 @@ def field_of(document: Document, name: str, now: float) -> Any:
     return value_at(document, name.removeprefix(".")) if worked_out is None else worked_out(document, now)
 
 
+def has_field(document: Document, name: str) -> bool:
+    """Whether a token has a field of its own of this name."""
+    return value_at(document, name.removeprefix(".")) is not NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Where:
     """One condition on a field: `input.cores>=4`, `reason~memory`, `age>2h`, `output=null`.

@@ -86,7 +86,8 @@ def ls(  # noqa: PLR0913 - typer makes an option of each
     wanted = Names(names=names or (), only_ids=ids, ids_from=ids_from, conditions=where or (), older=older)
     most = (None if as_json else LIMIT) if limit is None else limit or None
     fields = columns_of(columns, wanted.names, as_json=as_json)
-    asyncio.run(_list(configured(pool), wanted, Listing(fields, sort, most, as_json=as_json)))
+    listing = Listing(fields, sort, most, as_json=as_json, asked=[] if columns is None else fields)
+    asyncio.run(_list(configured(pool), wanted, listing))
 
 
 async def _list(configuration: Configuration, names: Names, listing: Listing) -> None:

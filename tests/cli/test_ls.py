@@ -216,6 +216,47 @@ def test_names_that_are_nothing(filled: Program) -> None:
     assert filled("ls", "--id", "todo").error == "apicas: there is no token 'todo'"
 
 
+def test_a_state_that_is_misspelt(filled: Program) -> None:
+    assert filled("ls", "lockd").error.endswith("of the name 'lockd': did you mean locked?")
+    assert filled("delete", "Done").error.endswith("did you mean done?")
+    assert filled("ls", "held7").error.endswith("of the name 'held7'")
+
+
+@pytest.mark.parametrize("option", ["--state", "--error"])
+def test_a_state_is_no_option(filled: Program, option: str) -> None:
+    result = filled("ls", option, "error")
+    assert (result.code, result.out) == (2, "")
+    assert result.error == (
+        f"apicas: No such option: {option}: a state is a word of its own, as in `apicas ls error` (see `apicas ls --help`)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (["--columns", "id,input.siz"], ["input.siz"]),
+        (["--sort=-siz"], ["siz"]),
+        (["--where", "input.siz>3"], ["input.siz"]),
+        (["--where", "input.siz>3", "--json"], ["input.siz"]),
+        (["done", "--where", "knd=julia", "--where", "outptu.y>1"], ["knd", "outptu.y"]),
+        (["--where", "input.size>1000"], []),
+        (["todo", "--columns", "id,reason", "--sort", "beat"], []),
+        (["--where", "reason~x", "--older", "1000d"], []),
+    ],
+)
+def test_a_field_that_no_token_has_is_said(filled: Program, arguments: list[str], fields: list[str]) -> None:
+    result = filled("ls", *arguments)
+    assert result.code == 0
+    said = [line for line in result.err.splitlines() if "has a field" in line]
+    assert said == [f"apicas: none of the tokens that were looked at has a field {field!r}" for field in fields]
+
+
+def test_nor_is_one_of_a_condition_that_changes_nothing(filled: Program) -> None:
+    result = filled("delete", "error", "--where", "exitcode=137", "--yes")
+    assert result.out.startswith("nothing to delete: 0 tokens of ")
+    assert result.error == "apicas: none of the tokens that were looked at has a field 'exitcode'"
+
+
 @pytest.mark.parametrize(
     "content", ["new\n\nheld\n", '"new"\n"held"\n', '{"_id": "new", "x": 1}\n{"id": "held"}\n', "new\r\nheld\nnew"]
 )
