@@ -435,6 +435,48 @@ def test_a_forecast_knows_that_others_work_too() -> None:
     assert forecast.seconds(report) == 10.0
 
 
+def test_tokens_that_end_in_bursts_make_no_rate_that_jumps() -> None:
+    forecast = Forecast()
+    rates: list[float] = []
+    left: list[float] = []
+    for second in range(1, 301):  # five workers, three seconds for each token
+        report = Report(done=5 * (second // 3), running=5, seconds=float(second))
+        forecast.note(report)
+        if second % 7 == 0:
+            forecast.count(500 - report.done - 5, report)
+        if second > 60:
+            rates.append(forecast.own_rate)
+            left.append(forecast.seconds(report) or 0.0)
+    assert all(1.5 < rate < 1.8 for rate in rates)
+    assert all(abs(seconds - (500 - 5 * (second // 3)) / (5 / 3)) < 20 for second, seconds in enumerate(left, 61))
+
+
+def test_a_rate_forgets_what_was_long_ago() -> None:
+    forecast = Forecast()
+    for second in range(1, 201):
+        forecast.note(Report(done=100 * min(second, 100), seconds=float(second)))
+    assert 0 < forecast.own_rate < 2
+
+
+def test_of_work_that_takes_hours_the_rate_is_known_all_the_time() -> None:
+    forecast = Forecast()
+    rates = []
+    for minute in range(1, 60 * 6):  # ten workers, an hour for each token
+        forecast.note(Report(done=10 * (minute // 60), running=10, seconds=60.0 * minute))
+        if minute >= 60:
+            rates.append(forecast.own_rate * 3600)
+    assert all(4.9 < rate <= 10 for rate in rates)
+
+
+def test_the_rate_of_all_is_told_where_others_work_too() -> None:
+    forecast = Forecast()
+    forecast.count(1000, Report())
+    report = Report(done=10, seconds=10.0)
+    forecast.note(report)
+    forecast.count(500, report)
+    assert summary(report, forecast).endswith("500 left, 1.0/s of 50.0/s, ETA 0:00:10")
+
+
 def test_the_line_says_what_counts() -> None:
     forecast = Forecast(waiting=100)
     report = Report(done=1234, running=8, failed=2, scrubbed=1, seconds=100.0)
