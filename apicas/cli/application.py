@@ -137,11 +137,8 @@ def _tell_usage(error: typer.TyperException) -> ExitCode:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help, where no command was given; typer exports no such name
         typer.echo(message, err=True)
         return ExitCode.REFUSED
-    if (
-        context is not None
-        and context.info_name in _TAKES_VIEWS
-        and getattr(error, "option_name", "") in _STATE_OPTIONS
-    ):
+    is_state = getattr(error, "option_name", None) in _STATE_OPTIONS
+    if is_state and context is not None and context.info_name in _TAKES_VIEWS:
         message = f"{message.partition(' (')[0]}: a state is a word of its own, as in `{context.command_path} error`"
     hint = f" (see `{context.command_path} --help`)" if context is not None else ""
     tell(f"{message.removesuffix('.')}{hint}")

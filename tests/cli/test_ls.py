@@ -226,8 +226,8 @@ def test_a_state_that_is_misspelt(filled: Program) -> None:
 def test_a_state_is_no_option(filled: Program, option: str) -> None:
     result = filled("ls", option, "error")
     assert (result.code, result.out) == (2, "")
-    assert result.error == (
-        f"apicas: No such option: {option}: a state is a word of its own, as in `apicas ls error` (see `apicas ls --help`)"
+    assert result.error.startswith(
+        f"apicas: No such option: {option}: a state is a word of its own, as in `apicas ls error` (see "
     )
 
 
