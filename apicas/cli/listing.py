@@ -143,11 +143,12 @@ class Listing:
 
     async def _tell_if_none(self, client: PoolClient, selection: Selection, number: int) -> None:
         """Say what a typing error may have been: nothing is listed, or fields that no token has."""
+        if self._as_json:  # for a program, which has its own ways with what is not there
+            return
         if number:
             tell_lacking([name for name in self._unseen if name not in WORKED_OUT])
         elif not self._missing:
-            if not self._as_json:
-                tell("there are no such tokens")
+            tell("there are no such tokens")
             await tell_unknown_fields(client, selection)
 
     async def _tell_of_the_rest(self, client: PoolClient, selection: Selection, shown: int) -> None:

@@ -237,7 +237,7 @@ def test_a_state_is_no_option(filled: Program, option: str) -> None:
         (["--columns", "id,input.siz"], ["input.siz"]),
         (["--sort=-siz"], ["siz"]),
         (["--where", "input.siz>3"], ["input.siz"]),
-        (["--where", "input.siz>3", "--json"], ["input.siz"]),
+        (["--where", "input.siz>3", "--json"], []),
         (["done", "--where", "knd=julia", "--where", "outptu.y>1"], ["knd", "outptu.y"]),
         (["--where", "input.size>1000"], []),
         (["todo", "--columns", "id,reason", "--sort", "beat"], []),

@@ -160,7 +160,7 @@ def test_a_token_that_no_longer_fulfils_the_condition_is_left_alone(
 
 def test_an_empty_list_says_so(filled: Program) -> None:
     assert filled("ls", "--where", "lock=1").error == "apicas: there are no such tokens"
-    assert filled("ls", "--where", "x=1", "--sort", "id").error == "apicas: there are no such tokens"
+    assert filled("ls", "--where", "lock=1", "--sort", "id").error == "apicas: there are no such tokens"
     assert filled("ls", "--where", "x=1", "--json").err == ""
 
 
