@@ -27,7 +27,7 @@ from apicas.exceptions import AccessDeniedError, ApicasError, ConfigError, PoolU
 _CANNOT_NOW: Final = frozenset({408, 425, 429})
 _NOTHING_GIVEN: Final = (
     " No password was given: say password=, or use apicas.configuration.configure(pool).connect(), which finds it "
-    "where `apicas` does"
+    "where `apicas` does; `apicas doctor` says whether there is one"
 )
 
 
