@@ -13,7 +13,7 @@ import typer
 
 from apicas._documents import Document, encode
 from apicas.cli.exits import ExitCode
-from apicas.cli.fields import NOTHING, TIMES, WORKED_OUT, ago, cell, field_of, has_field
+from apicas.cli.fields import BOOKKEEPING, NOTHING, TIMES, WORKED_OUT, ago, cell, field_of, has_field
 from apicas.cli.opening import patiently
 from apicas.cli.selection import Selection, tell_lacking, tell_missing, tell_unknown_fields
 from apicas.cli.terminal import one_line, painted, plural, printable_json, results, tell
@@ -35,6 +35,10 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "Monitor/error": "id,attempt,age,hostname,exit_code,reason",
 }
 _DEFAULT: Final = "id,state,attempt,age,hostname,input"
+
+_OWN: Final = 3
+"""Fields of the tokens' own that are shown where they have no input."""
+_OF_OTHERS: Final = frozenset({"input", "output", "uploads"})
 
 Row: TypeAlias = list[Any]
 
@@ -60,6 +64,16 @@ def columns_of(asked: str | None, names: Sequence[str], *, as_json: bool) -> lis
     return columns
 
 
+def fitted(columns: Sequence[str], page: Sequence[Document]) -> list[str]:
+    """The columns, with the tokens' own fields in the place of an input that none of these has, as those of a table."""
+    if "input" not in columns or any(document.get("input") for document in page):
+        return list(columns)
+    place, first = columns.index("input"), page[0]
+    own = [name for name in first if name not in BOOKKEEPING | _OF_OTHERS and first[name] != first["_id"]]
+    names = [f".{name}" if name in WORKED_OUT else name for name in own]
+    return [*columns[:place], *(names[:_OWN] or ["input"]), *columns[place + 1 :]]
+
+
 class Listing:
     """What to write of each token, and in which order.
 
@@ -80,7 +94,8 @@ class Listing:
         as_json: bool,
         asked: Sequence[str] = (),
     ) -> None:
-        self._columns = columns
+        self._columns = list(columns)
+        self._fits = not as_json and not asked
         self._sort = sort
         self._limit = limit
         self._as_json = as_json
@@ -108,6 +123,9 @@ class Listing:
         name = (self._sort or "").removeprefix("-")
         async for page in selection.pages(client, missing=self._missing.append):
             now = client.time()
+            if self._fits and page:  # in place: the table has them already
+                self._columns[:] = fitted(self._columns, page)
+                self._fits = False
             for document in page:
                 row = [field_of(document, column, now) for column in self._columns] or [document]
                 if self._unseen:

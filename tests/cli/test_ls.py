@@ -151,6 +151,19 @@ def test_a_table_of_a_view_has_its_columns(filled: Program) -> None:
     assert line.split()[:3] == ["held", "2", "2.0h"]
 
 
+def test_what_came_from_a_table_is_listed_by_its_fields(apicas: Program) -> None:
+    apicas("push", "--format", "csv", "--id-field", "name", stdin="name,mass,state,far,away\na,1,x,2,3\nb,4,y,5,6\n")
+    head, first, second = apicas("ls", "todo").out.splitlines()
+    assert (head.split(), first.split(), second.split()) == (
+        ["id", "attempt", "age", "mass", ".state", "far"],
+        ["a", "0", "1", "x", "2"],
+        ["b", "0", "4", "y", "5"],
+    )
+    assert apicas("ls", "--columns", "id,input").out.split() == ["id", "input", "a", "{}", "b", "{}"]
+    apicas("push", stdin='{"_id": "0", "input": 7}')
+    assert apicas("ls", "todo").out.splitlines()[0].split() == ["id", "attempt", "age", "input"]
+
+
 def test_columns_of_choice(filled: Program) -> None:
     result = filled("ls", "good", "new", "--columns", "id, output.y ,input")
     assert [line.split() for line in result.out.splitlines()] == [
