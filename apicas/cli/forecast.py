@@ -60,7 +60,7 @@ class Forecast:
 
     @property
     def pool_rate(self) -> float:
-        """By how much the waiting ones became fewer per second between counts: other pilots work too."""
+        """By how much those that wait or are held here became fewer per second between counts: others work, too."""
         return self._pool.value
 
     def note(self, report: Report) -> None:
@@ -69,19 +69,24 @@ class Forecast:
 
     def count(self, waiting: int, report: Report) -> None:
         """Take in a count of the waiting tokens, and what the pilot had reported by then."""
-        self._pool.note(report.seconds, -waiting)
+        self._pool.note(report.seconds, -(waiting + _held(report)))
         self.waiting = waiting
         self._counted = report
 
     def left(self, report: Report) -> int | None:
-        """Tokens still to be ended: those that run here, and those that wait; None before the first count."""
+        """Tokens still to be ended: those that are held here, and those that wait; None before the first count."""
         if self.waiting is None:
             return None
-        begun_since = (report.ended + report.running) - (self._counted.ended + self._counted.running)
-        return max(self.waiting - max(begun_since, 0), 0) + report.running
+        begun_since = (report.ended + _held(report)) - (self._counted.ended + _held(self._counted))
+        return max(self.waiting - max(begun_since, 0), 0) + _held(report)
 
     def seconds(self, report: Report) -> float | None:
         """Seconds until nothing is left; None while that cannot be known."""
         left = self.left(report)
         rate = max(self.own_rate, self.pool_rate)
         return left / rate if left is not None and rate > 0 else None
+
+
+def _held(report: Report) -> int:
+    """Tokens that the pilot has claimed and not ended: those that run, and those in stock."""
+    return max(report.running, report.held)

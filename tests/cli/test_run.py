@@ -451,6 +451,17 @@ def test_tokens_that_end_in_bursts_make_no_rate_that_jumps() -> None:
     assert all(abs(seconds - (500 - 5 * (second // 3)) / (5 / 3)) < 20 for second, seconds in enumerate(left, 61))
 
 
+def test_what_a_pilot_holds_in_stock_is_left_and_is_no_other_pilot_s_work() -> None:
+    forecast = Forecast()
+    forecast.count(300, Report())
+    report = Report(done=5, running=5, held=6, seconds=5.0)
+    forecast.note(report)
+    forecast.count(289, report)
+    assert (forecast.left(report), forecast.own_rate, forecast.pool_rate) == (295, 1.0, 1.0)
+    later = Report(done=10, running=5, held=5, seconds=8.0)
+    assert forecast.left(later) == 290
+
+
 def test_a_rate_forgets_what_was_long_ago() -> None:
     forecast = Forecast()
     for second in range(1, 201):
