@@ -68,7 +68,9 @@ class Names:
             ConfigError: there is none.
         """
         if not self.names and self.ids_from is None:
-            raise ConfigError("which tokens? Name views or ids, or a file with ids: --ids-from")
+            raise ConfigError(
+                "which tokens? Name views (todo, locked, done, error), ids, or a file with ids: --ids-from"
+            )
 
     async def select(self, client: PoolClient, *, otherwise_all: bool = False) -> Selection:
         """Tell views from ids, and read the file.

@@ -120,6 +120,7 @@ class Survey:
     number: int = 0
     held: int = 0
     """Locked, and refreshed within their lease: a pilot works on them."""
+    done: int = 0
     split: int = 0
     """Stored in several versions by a cluster."""
     missing: list[str] = field(default_factory=list)
@@ -132,6 +133,7 @@ class Survey:
         async for page in selection.pages(client, missing=survey.missing.append):
             survey.number += len(page)
             survey.held += sum(is_held(document, client.time(), client.default_lease) for document in page)
+            survey.done += sum(state_of(document) is TokenState.DONE for document in page)
             survey.split += sum(bool(document.get("_conflicts")) for document in page)
         return survey
 
@@ -142,6 +144,11 @@ class Survey:
                 f"{plural(self.held)} of these {'is' if self.held == 1 else 'are'} held by running pilots, "
                 "whose work on them will be stopped and lost"
             )
+
+    def warn_of_done(self) -> None:
+        """Say that finished work is going to be done again."""
+        if self.done:
+            tell(f"{plural(self.done)} of these {'is' if self.done == 1 else 'are'} done, and will be worked again")
 
 
 def tell_missing(ids: Sequence[str]) -> None:
