@@ -10,7 +10,15 @@ from urllib.parse import unquote
 from apicas.cli.exits import exit_code_of
 from apicas.cli.findings import Finding, Findings, fine, skipped, wrong
 from apicas.cli.terminal import plural
-from apicas.exceptions import AccessDeniedError, ApicasError, ConfigError, PoolError, PoolInUseError, PoolNotFoundError
+from apicas.exceptions import (
+    AccessDeniedError,
+    ApicasError,
+    ConfigError,
+    PoolError,
+    PoolInUseError,
+    PoolNotFoundError,
+    PoolUnavailableError,
+)
 from apicas.tokens import TokenState
 from apicas.views import STATES
 
@@ -48,6 +56,8 @@ def _advice(configuration: Configuration, error: ApicasError) -> str:
         return f"is that the right file? It is named by {configuration.source}"
     if not configuration.is_remote and isinstance(error, AccessDeniedError):
         return "whose pool is it? Its owner may let you in: a pilot, and who looks, write to the file and beside it"
+    if not configuration.is_remote and isinstance(error, PoolUnavailableError):
+        return "make room on that disk, or let those finish who use the file; then try again"
     return "try again; if it stays so, ask who runs the pool"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from apicas._documents import decode
+from apicas.exceptions import PoolUnavailableError
 from benchmarks.ports import free_port
 from tests.cli.program import Program, Result
 from tests.cli.test_commands import _Refusing, fill, refusing, spoil  # noqa: F401 - a fixture
@@ -98,6 +99,18 @@ def test_a_file_that_we_may_not_read(apicas: Program, monkeypatch: pytest.Monkey
     found = examined(apicas)["pool"]
     assert found["text"].startswith("no permission to read and write ")
     assert "Its owner may let you in" in found["advice"]
+
+
+def test_a_disk_that_is_full(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Any) -> None:
+        raise PoolUnavailableError("no space is left for the file")
+
+    fill(apicas, todo=1)
+    monkeypatch.setattr("apicas.clients.sqlite.SQLiteClient.open", refuse)
+    monkeypatch.setattr("apicas.cli.opening.PATIENCE", 0.0)
+    result = apicas("doctor")
+    assert (result.code, len(to_do(result))) == (3, 1)
+    assert "-> make room on that disk" in result.out
 
 
 def test_a_network_file_system_is_for_one_process(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
