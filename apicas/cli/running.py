@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from apicas._documents import Document
 from apicas._runtime.dedicated import loop_factory, tune
 from apicas._runtime.options import RunOptions
 from apicas._runtime.reports import Report
@@ -27,10 +28,10 @@ from apicas.iterators import EndlessViewIterator, PrioritizedViewIterator, ViewI
 COUNT_INTERVAL: Final = 5.0
 """Seconds between two looks at how many tokens wait."""
 MAX_COUNT_INTERVAL: Final = 60.0
-_LOOKED_AT: Final = 10
-"""Tokens of each view that a command is tried with before the first is claimed."""
-_FEWEST: Final = 3
-"""Tokens that say something of the others. Fewer may just be bad ones, for which the pilot has its own ways."""
+_LOOKED_AT: Final = 5
+"""Tokens at each end of a view that a command is tried with before the first is claimed."""
+_FEWEST: Final = 6
+"""Looks that say something of the other tokens, of small pools two at each: fewer may just be bad ones."""
 # Of a pilot's time, and so of the server's with many pilots, counting may take no more than a hundredth.
 _COUNT_SHARE: Final = 100
 
@@ -101,7 +102,7 @@ async def _run(configuration: Configuration, plan: Plan) -> Report:
 
 
 async def check_command(client: PoolClient, work: Callable[..., Any], views: Sequence[str]) -> None:
-    """Refuse a command that none of the first tokens has the fields for: it would fail them all in a moment.
+    """Refuse a command that none of the first and last tokens has the fields for: it would fail them all in a moment.
 
     Args:
         client: the pool, open.
@@ -115,8 +116,7 @@ async def check_command(client: PoolClient, work: Callable[..., Any], views: Seq
 
     if not isinstance(work, CommandRunner):
         return
-    rows = [row for view in views for row in await client.view(view, limit=_LOOKED_AT, include_docs=True, reduce=False)]
-    documents = [row.document for row in rows if row.document is not None]
+    documents = [document for view in views for document in await _ends(client, view)]
     problems = []
     for document in documents:
         try:
@@ -124,7 +124,18 @@ async def check_command(client: PoolClient, work: Callable[..., Any], views: Seq
         except InvalidTokenError as error:
             problems.append(str(error))
     if len(problems) == len(documents) >= _FEWEST:
-        raise ConfigError(f"{problems[0]}; so it is with all of the first {len(problems)} tokens: nothing was run")
+        number = len({document["_id"] for document in documents})
+        raise ConfigError(f"{problems[0]}; so it is with all {number} tokens that were looked at: nothing was run")
+
+
+async def _ends(client: PoolClient, view: str) -> list[Document]:
+    """The first tokens of a view, and the last: odd ones often stand together."""
+    rows = [
+        row
+        for descending in (False, True)
+        for row in await client.view(view, limit=_LOOKED_AT, include_docs=True, reduce=False, descending=descending)
+    ]
+    return [row.document for row in rows if row.document is not None]
 
 
 async def _waiting(client: PoolClient, views: Sequence[str]) -> int:

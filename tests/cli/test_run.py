@@ -218,10 +218,11 @@ def test_failed_tokens_do_not_change_the_exit_code_and_each_is_one_line(apicas: 
 
 
 def test_a_command_that_fits_one_of_the_tokens_is_run(apicas: Program) -> None:
-    push(apicas, 3)
-    apicas("push", stdin='{"name": "x"}')
+    """Also where it is the last, behind many that are odd."""
+    odd = "".join(f'{{"_id": "a{number:02}"}}\n' for number in range(12))
+    apicas("push", stdin=f'{odd}{{"_id": "z", "name": "x"}}')
     result = apicas("run", "--", "echo", "{name}")
-    assert (result.code, "1 done, 3 failed" in result.out) == (0, True)
+    assert (result.code, "1 done, 12 failed" in result.out) == (0, True)
 
 
 def test_a_token_or_two_that_a_command_does_not_fit_fail(apicas: Program) -> None:
@@ -267,7 +268,7 @@ def test_what_cannot_be_run_is_one_line(apicas: Program, target: str, reason: st
         (["work:square", "--", "echo"], "a pilot does one thing"),
         (["--", "./no-such-program", "{input}"], "there is no program"),
         (["--", "echo", "{input"], "brace"),
-        (["--", "echo", "{id}"], "its id is {_id}; so it is with all of the first 3 tokens"),
+        (["--", "echo", "{id}"], "its id is {_id}; so it is with all 3 tokens that were looked at"),
         (["--shell", "--", "echo {inptu}"], "did you mean {input}?"),
         (["--shell", "work:square"], "are for a command after --"),
         (["--outputs", "*.fits", "work:square"], "are for a command after --"),
