@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 def connect(pool: str, **options: Any) -> PoolClient:
     """Make the client of a pool. It connects when it is entered: `async with apicas.connect(...) as client:`.
 
+    Nothing is looked for elsewhere, and so no password: `apicas.configuration.configure(pool).connect()` finds what the
+    command line finds.
+
     Args:
         pool: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory:`, or `http(s)://user:password@host:port/database`.
         options: what the client's class takes, such as `ca_file=` for CouchDB.
