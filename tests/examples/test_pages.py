@@ -8,9 +8,11 @@ import importlib
 import json
 import logging
 import shutil
+import ssl
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +44,7 @@ TESTED: Final[dict[str, dict[str, int]]] = {
     "actors.md": {"python": 2, "sh": 1},
     "batch.md": {"console": 1},
     "configuration.md": {"console": 2, "python": 1},
-    "couchdb.md": {"ini": 1, "sh": 1},
+    "couchdb.md": {"ini": 1, "sh": 2},
     "logs.md": {"console": 1, "python": 1},
     "observability.md": {"console": 2, "python": 1},
     "outbox.md": {"python": 1},
@@ -310,10 +312,29 @@ def _program(block: str) -> str:
 @pytest.mark.couchdb
 def test_a_pool_on_couchdb_with_users(served: Callable[[str, str], Session]) -> None:
     session = served("couch.example.org:6984", "boss")
-    lines = [line.partition("  #")[0].strip() for line in blocks(DOCS / "couchdb.md", "sh")[0].splitlines()]
+    lines = [line.partition("  #")[0].strip() for line in blocks(DOCS / "couchdb.md", "sh")[1].splitlines()]
     typed = {"apicas passwd": "secret\n", "apicas users add ann --member": "y\nhers\nhers\n"}
     printed = {line: session.run(line, typed.get(line, "")) for line in lines}
     assert "ann" in printed["apicas users list"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_the_certificate_is_believed(session: Session) -> None:
+    """By those who have the authority's, for that name, with the strictness that newer versions of Python have."""
+    session.run(blocks(DOCS / "couchdb.md", "sh")[0])
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    server.load_cert_chain(session.directory / "cert.pem", session.directory / "key.pem")
+    client.load_verify_locations(session.directory / "ca.pem")
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(back, there, server_hostname="couch.example.org"),
+        server.wrap_bio(there, back, server_side=True),
+    )
+    for end in ends * 2:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert ends[0].version()
 
 
 def test_the_servers_settings_can_be_read() -> None:
