@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import logging
+import re
 import shutil
 import ssl
 import sys
@@ -45,6 +46,7 @@ TESTED: Final[dict[str, dict[str, int]]] = {
     "batch.md": {"console": 1},
     "configuration.md": {"console": 2, "python": 1},
     "couchdb.md": {"ini": 1, "sh": 2},
+    "gpus.md": {"console": 2, "python": 1},
     "logs.md": {"console": 1, "python": 1},
     "observability.md": {"console": 2, "python": 1},
     "outbox.md": {"python": 1},
@@ -164,6 +166,19 @@ async def test_cores_and_the_end_of_the_job(session: Session) -> None:
         await pool.upload([{"_id": "t", "cores": 1, "memory": "1M"}])
         await execute(blocks(page, "python")[0], {"apicas": apicas, "pool": pool, "work": work})
         assert (await pool.fetch("t")).state == "done"
+
+
+async def test_gpus_that_are_pretended(session: Session) -> None:
+    page = DOCS / "gpus.md"
+    session.read(page)
+    ids = re.findall(r'"_id":"(\w+)"', session.run("apicas ls done --json"))
+    seen = {tuple(session.run(f"apicas logs {name}").split()) for name in ids}
+    assert [name for name, *_ in sorted(seen)] == ["m31", "m33", "m51"]
+    assert {words[1:] for words in seen} == {("on", "GPU", "2"), ("on", "GPU", "3")}
+    async with MemoryClient() as pool:
+        await pool.upload([{"_id": str(number)} for number in range(2)])
+        await execute(blocks(page, "python")[0], {"apicas": apicas, "pool": pool})
+        assert {(await pool.fetch(str(number)))["output"] for number in range(2)} == {"on GPU 0", "on GPU 1"}
 
 
 def test_logs_of_attempts(session: Session) -> None:
