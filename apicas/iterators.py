@@ -33,7 +33,8 @@ from apicas._runtime.outbox.disk import OutboxSetting
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
-from apicas.policies import Backoff, jittered, linger_pause
+from apicas.policies.claiming import linger_pause
+from apicas.policies.retries import Backoff, jittered
 from apicas.tokens import Token, TokenState
 from apicas.views import full_name
 

@@ -34,7 +34,7 @@ from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
 from apicas._runtime.telling import Teller
 from apicas.exceptions import CommandError, ConfigError, Release, Retry
-from apicas.policies import CALM_TIME
+from apicas.policies.lag import CALM_TIME
 from apicas.tokens import Token
 
 __all__ = ["Pilot", "Report", "RunOptions", "TokenSource"]

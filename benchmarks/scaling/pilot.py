@@ -19,20 +19,19 @@ from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
 from apicas.clients.couch.stretches import MANY_LOST
 from apicas.iterators import IDLE_POLL, SAFETY_LOOK
-from apicas.policies import (
+from apicas.policies.claiming import (
     CLAIM_PORTION,
     MAX_CLAIM,
-    Backoff,
-    LeaseTimes,
     Portion,
     Spread,
     choose,
     claim_ahead,
-    jittered,
     linger_pause,
     window_size,
     with_slack,
 )
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.retries import Backoff, jittered
 from benchmarks.scaling.engine import Engine, Process, Signal
 from benchmarks.scaling.pool import Tokens
 from benchmarks.scaling.server import Cores, CouchModel

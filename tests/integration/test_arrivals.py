@@ -21,7 +21,7 @@ from apicas.clients.couch.pulse import AFFORDABLE, Pulse, may_follow
 from apicas.clients.port import Arrival
 from apicas.exceptions import AccessDeniedError, PoolError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from apicas.tokens import Token
 from tests.couchdb import SERVERS, Server, server
 from tests.faults.proxy import FaultProxy

@@ -19,7 +19,7 @@ from apicas.clients.couch import CouchClient
 from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Owner
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from apicas.tokens import Token, annex
 from tests.couchdb import SERVERS, Server, server
 from tests.faults.proxy import Fault, FaultProxy, Seeded, rate

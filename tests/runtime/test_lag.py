@@ -23,7 +23,7 @@ from apicas._runtime.keeping.lag import LoopWatch
 from apicas._runtime.pilot import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
-from apicas.policies import CALM_TIME
+from apicas.policies.lag import CALM_TIME
 from apicas.testing import FaultyClient
 from apicas.tokens import Token
 from tests.runtime.test_heartbeat_thread import HandClock

@@ -14,7 +14,7 @@ from apicas._runtime.pilot import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner, noted
-from apicas.policies import merge_late
+from apicas.policies.merging import merge_late
 from apicas.testing import FaultyClient
 from apicas.tokens import Token, annex
 from tests.runtime import isolated_work

@@ -15,13 +15,15 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
-from apicas import iterators, modifiers, policies
+from apicas import iterators, modifiers
 from apicas._runtime.keeping import claims, committer, healer, heartbeat, reaper
 from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import LeaseTimes, Standing
+from apicas.policies.fence import Standing
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.merging import heal_order
 from apicas.tokens import annex, claim_of, count
 
 Patches = list[tuple[Any, str, Any]]
@@ -186,7 +188,7 @@ def _slow_heartbeat() -> Patches:
 
 
 def _healer_keeps_last() -> Patches:
-    return [(healer, "heal_order", lambda leaves: policies.heal_order(leaves)[::-1])]
+    return [(healer, "heal_order", lambda leaves: heal_order(leaves)[::-1])]
 
 
 def _hasty_healer() -> Patches:

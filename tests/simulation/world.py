@@ -19,7 +19,7 @@ from apicas._runtime.pilot import Pilot, RunOptions
 from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import LeaseTimes
+from apicas.policies.leases import LeaseTimes
 from apicas.testing import (
     History,
     Invariants,

@@ -19,20 +19,19 @@ from apicas._runtime.keeping.leases import Lease, Leases
 from apicas.clients.port import MISSING, Client, SaveResult, SaveStatus, ViewQuery
 from apicas.exceptions import TransitionError
 from apicas.modifiers import Claim, TokenModifier
-from apicas.policies import (
+from apicas.policies.claiming import (
     MAX_SCAN_PAGES,
     MAX_WINDOW,
-    Backoff,
-    LeaseTimes,
     Portion,
     Spread,
-    Standing,
     choose,
     may_claim,
-    standing,
     window_size,
     with_slack,
 )
+from apicas.policies.fence import Standing, standing
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.retries import Backoff
 from apicas.tokens import TokenState, generation_of, not_before, state_of
 
 log = logging.getLogger("apicas.claims")

@@ -22,7 +22,10 @@ from apicas._runtime.environment import Environment
 from apicas._runtime.keeping.branches import Disowned
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError
-from apicas.policies import LEASE_FIELDS, LeaseTimes, Watch, heal_order, jittered, lease_of, look_again
+from apicas.policies.fence import LEASE_FIELDS
+from apicas.policies.leases import LeaseTimes, Watch, lease_of, look_again
+from apicas.policies.merging import heal_order
+from apicas.policies.retries import jittered
 from apicas.tokens import TokenState, state_of
 
 log = logging.getLogger("apicas.healer")

@@ -35,7 +35,8 @@ from apicas._runtime.outbox.disk import OutboxSetting, outbox_for
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, contact_is_lost
+from apicas.policies.leases import LeaseTimes, contact_is_lost
+from apicas.policies.retries import MAX_CRASHES, RetryDelays
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")

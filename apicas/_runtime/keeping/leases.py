@@ -19,7 +19,7 @@ from apicas._documents import Document
 from apicas._runtime.attempts.logs import AttemptLog
 from apicas._runtime.attempts.notes import Notes
 from apicas._runtime.attempts.scribe import Scribe
-from apicas.policies import contact_is_lost
+from apicas.policies.leases import contact_is_lost
 
 
 class Phase(Enum):
