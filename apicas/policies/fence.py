@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from apicas.modifiers import JOB_ID_FIELDS
 from apicas.tokens import (
@@ -16,9 +16,6 @@ from apicas.tokens import (
     state_of,
     taken_from,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class Standing(Enum):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    pass
+from typing import Final
 
 LAG_LIMIT: Final = 1.0
 """Seconds that a loop may stand still before it counts as blocked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from apicas._javascript import to_number
 from apicas.exceptions import ConfigError
@@ -13,9 +13,6 @@ from apicas.tokens import (
     annex,
     is_foreign_lock,
 )
-
-if TYPE_CHECKING:
-    pass
 
 MAX_LEASE: Final = 7 * 24 * 3600.0
 """Seconds. A longer one, written into a token by a mistake or by malice, would keep it locked for ever."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from apicas.modifiers import NOTE_FIELDS
 from apicas.policies.fence import LEASE_FIELDS
@@ -15,9 +15,6 @@ from apicas.tokens import (
     generation_of,
     state_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _FINAL_RANK: Final = (TokenState.ERROR, TokenState.DONE)
 _STATE_RANK: Final = (TokenState.NO_VIEW, TokenState.TODO, TokenState.LOCKED, *_FINAL_RANK)

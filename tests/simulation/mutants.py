@@ -15,12 +15,12 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
-from apicas import iterators, modifiers
+from apicas import iterators
 from apicas._runtime.keeping import claims, committer, healer, heartbeat, reaper
 from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
-from apicas.modifiers import BasicTokenModifier
+from apicas.modifiers import BasicTokenModifier, basic
 from apicas.policies.fence import Standing
 from apicas.policies.leases import LeaseTimes
 from apicas.policies.merging import heal_order
@@ -237,7 +237,7 @@ def _replay_without_fence() -> Patches:
 
 
 def _uncounted_generations() -> Patches:
-    return [(modifiers, "generation_of", lambda _token: 0)]
+    return [(basic, "generation_of", lambda _token: 0)]
 
 
 def _overwritten_edits() -> Patches:
