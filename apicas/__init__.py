@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apicas._runtime.commands.process import CommandResult, run_command
+    from apicas._runtime.commands.options import CommandResult
+    from apicas._runtime.commands.running import run_command
     from apicas._runtime.options import RunOptions
     from apicas._runtime.reports import Report
     from apicas.actors import RunActor, run
@@ -52,7 +53,8 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "_runtime.options": ("RunOptions",),
-    "_runtime.commands.process": ("CommandResult", "run_command"),
+    "_runtime.commands.options": ("CommandResult",),
+    "_runtime.commands.running": ("run_command",),
     "_runtime.reports": ("Report",),
     "actors": ("RunActor", "run"),
     "clients.connect": ("connect",),

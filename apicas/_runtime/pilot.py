@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol
 import anyio
 from anyio import to_thread
 
+from apicas._runtime.attempts.current import memory_limit
 from apicas._runtime.choices import ExecutorChoice
-from apicas._runtime.commands.process import SIGNAL_BASE, leave_nothing, memory_limit
 from apicas._runtime.event_file import EventFile
 from apicas._runtime.executor import Executor, ExecutorOptions
 from apicas._runtime.hooks import Work
@@ -30,6 +30,7 @@ from apicas._runtime.keeping.keeper import Keeper, Tally
 from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
 from apicas._runtime.keeping.settlements import Ending
 from apicas._runtime.options import RunOptions
+from apicas._runtime.processes.running import SIGNAL_BASE, leave_nothing
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
 from apicas._runtime.telling import Teller

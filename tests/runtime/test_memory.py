@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import apicas
+from apicas._runtime.attempts.current import memory_limit
 from apicas._runtime.attempts.notes import Usage
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import memory_limit
 from apicas._runtime.keeping.outcomes import Returned, Verdict
 from apicas._runtime.pilot import Pilot, RunOptions
 from apicas._runtime.processes import memory as supervisor_memory
