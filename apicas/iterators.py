@@ -204,7 +204,7 @@ class _OwnViewIterator(ViewIterator):
         except BaseException:
             self._entered = False
             raise
-        keeper.claimer.in_order = self._in_order
+        keeper.claimer.candidates.in_order = self._in_order
         # Tokens of type task are in none of Monitor's views: where one of the user's lists them, so does its sister.
         keeper.reap_also([f"{view.split('/')[0]}/{TokenState.LOCKED}" for view in self.views])
         self._keeper = keeper

@@ -202,8 +202,9 @@ class Pilot:
         self._begun = self._keeper.environment.monotonic()
         await self._have_told()
         self._room.open(self._keeper.environment.monotonic)
-        stack.callback(setattr, self._keeper.claimer, "choose", self._keeper.claimer.choose)
-        self._keeper.claimer.choose = self._room.choose
+        candidates = self._keeper.claimer.candidates
+        stack.callback(setattr, candidates, "choose", candidates.choose)
+        candidates.choose = self._room.choose
         if self._options.max_scrub is not None:
             self._keeper.limit_scrubs(self._options.max_scrub)
         if self._options.retry_delay is not None:

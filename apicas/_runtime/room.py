@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from typing_extensions import override
 
-from apicas._runtime.keeping.claims import Choice
+from apicas._runtime.keeping.candidates import Choice
 from apicas._runtime.keeping.outcomes import Verdict
 from apicas._runtime.left import Left
 from apicas._runtime.stock import Stock

@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from apicas import iterators
-from apicas._runtime.keeping import claims, committer, healer, heartbeat, reaper
+from apicas._runtime.keeping import candidates, claims, committer, healer, heartbeat, reaper
 from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
@@ -61,7 +61,7 @@ def _without_claimable_check() -> Patches:
         token.update(lock=0, done=0)
         return lock(self, token, claim)
 
-    return [(claims, "may_claim", lambda _document, _now: True), (BasicTokenModifier, "lock", lock_anything)]
+    return [(candidates, "may_claim", lambda _document, _now: True), (BasicTokenModifier, "lock", lock_anything)]
 
 
 async def _nothing_overtaken(_client: Any, _leases: Any) -> set[Any]:

@@ -135,7 +135,7 @@ class Keeper:
         """Finished results that could not be written, and were left in the outbox."""
         self._committer = Committer(client, self._leases, self.environment, self._safe, self._rejected)
         self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
-        self.claimer.notice_split = self._healer.notice
+        self.claimer.candidates.notice_split = self._healer.notice
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
         if outbox is not None:
             self._healer.aside = LostVersions(outbox, client.address, self.environment.owner, client.time)

@@ -112,7 +112,7 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def __contains__(self, token_id: str) -> bool:
+    def __contains__(self, token_id: object) -> bool:
         return token_id in self._leases
 
     def __iter__(self) -> Iterator[Lease]:
