@@ -13,8 +13,8 @@ from math import inf
 from random import Random
 from typing import Final, Literal, TypeAlias
 
+from apicas._runtime.feeder import UNSTARTED_LIMIT
 from apicas._runtime.keeping.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
-from apicas._runtime.pilot import UNSTARTED_LIMIT
 from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
 from apicas.clients.couch.stretches import MANY_LOST

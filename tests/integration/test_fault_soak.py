@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from apicas._runtime.environment import Environment
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.actors import RunActor
 from apicas.clients.couch import CouchClient
 from apicas.exceptions import PoolUnavailableError

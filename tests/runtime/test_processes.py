@@ -23,7 +23,8 @@ from apicas._runtime.isolation.isolation import Isolation
 from apicas._runtime.isolation.pool import ProcessPool
 from apicas._runtime.isolation.process import IsolatedProcess
 from apicas._runtime.keeping.outcomes import Raised, Returned, Verdict
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.options import RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas._runtime.processes.allotment import running_allocation
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import TokenTimeoutError
