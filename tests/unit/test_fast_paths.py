@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from apicas import _documents
 from apicas._documents import encode, encode_document, encode_documents
-from apicas.clients.base import EncodedDocument
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.sqlite import drafts
 from apicas.exceptions import InvalidTokenError
 from tests.unit.json_values import SCALARS, VALUES

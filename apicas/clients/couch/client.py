@@ -23,7 +23,8 @@ from yarl import URL
 
 from apicas._documents import Document, encode
 from apicas._secrets import Secret, secret
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import PoolClient, missing_view
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.couch import answers, designs
 from apicas.clients.couch.accounts import Accounts
 from apicas.clients.couch.administration import Administration

@@ -23,7 +23,8 @@ from typing import Any, Final, TypeVar
 import anyio
 
 from apicas._documents import MAX_DOCUMENT_BYTES, Document, decode
-from apicas.clients.base import EncodedDocument, NewToken, PoolClient, missing_view
+from apicas.clients.base import PoolClient, missing_view
+from apicas.clients.bulks import EncodedDocument, NewToken
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,
