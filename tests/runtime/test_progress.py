@@ -18,9 +18,11 @@ from typing_extensions import override
 
 import apicas
 from apicas._runtime.attempts import scribe as scribes
+from apicas._runtime.attempts.logs import AttemptLog
 from apicas._runtime.attempts.places import everybodys_place, make_place, sweep_places
 from apicas._runtime.attempts.progress import MOST, read_file, read_line
 from apicas._runtime.attempts.scribe import Scribe
+from apicas._runtime.attempts.spool import Spool
 from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.environment import process_name
 from apicas._runtime.isolation.remote import RemoteLease
@@ -325,6 +327,25 @@ def test_what_an_attempt_has_left_is_removed(scribe: Scribe) -> None:
     assert not path.exists()
     assert reached(lease) is None
     assert path.parent.exists()
+
+
+def test_output_is_kept_of_an_attempt_that_ends_while_the_scribe_looks(
+    scribe: Scribe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held_up(*arguments: Any) -> Spool:
+        """As a loaded machine does it: a whole look passes before the output is where looks find it."""
+        scribe.look()
+        return Spool(*arguments)
+
+    monkeypatch.setattr(scribes, "Spool", held_up)
+    scribe.logs = tmp_path / "logs"
+    lease = lease_of("t1")
+    assert scribe.progress_path(lease)
+    log = lease.note().log = AttemptLog(1000)
+    log.stdout.add(b"at last")
+    scribe.forget(lease)
+    scribe.look()
+    assert [path.read_bytes() for path in scribe.logs.rglob("stdout.txt")] == [b"at last"]
 
 
 def test_without_room_for_a_file_commands_go_on(

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,22 @@ async def test_a_command_that_cannot_be_started_is_not_waited_for() -> None:
         await apicas.run_command(["/no/such/program"])
     await leave_nothing()
     assert not supervision()._known
+
+
+async def test_who_asks_while_a_sweep_comes_and_goes_is_answered_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Supervision()  # without its thread: the sweeps are ours
+
+    def held_up(function: Callable[..., Any], *arguments: Any) -> Any:
+        """As a loaded machine does it: a whole sweep passes before the word of who asks is where sweeps look."""
+        sweep = threading.Thread(target=watch._sweep)
+        sweep.start()
+        sweep.join()
+        return partial(function, *arguments)
+
+    monkeypatch.setattr("apicas._runtime.processes.supervision.partial", held_up)
+    cleared = watch.cleared(watch.attempt())
+    watch._sweep()
+    await asyncio.wait_for(cleared, 10)
 
 
 # Worker processes

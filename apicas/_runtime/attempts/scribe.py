@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -80,7 +81,7 @@ class Scribe:
         """Whose progress a file of that name tells."""
         self._seen: dict[str, tuple[int, int]] = {}
         self._spools: dict[str, Spool] = {}
-        self._over: list[Spool] = []
+        self._over: deque[Spool] = deque()
         """Those of attempts that have ended, of which the output is to be kept."""
         self._broken: set[str] = set()
         self._has_complained = False
@@ -173,10 +174,9 @@ class Scribe:
             if name not in self._spools:
                 self._spools[name] = Spool(self._directory_of(attempt), output)
             self._write(name, self._spools[name])
-        over, self._over = self._over, []
-        for spool in over:
+        while self._over:
             try:
-                spool.finish()
+                self._over.popleft().finish()
             except OSError as error:
                 self._complain(error)
         for name in [name for name in self._spools if name not in self._running]:

@@ -23,6 +23,7 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -84,7 +85,8 @@ class Supervision:
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
         self._sampler = supervisor_memory.Sampler(self._mark.pilot)
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: deque[Callable[[], None]] = deque()
+        """Never another object: who appends may be held up between reading this name and appending."""
         self._is_asleep = self._is_slow = False
         """Whether the thread waits for a word, and for nothing else; and whether it waits for long."""
         self._wakes, self._waker = os.pipe()
@@ -220,7 +222,7 @@ class Supervision:
 
     def _sweep(self) -> None:
         """Kill what attempts have left that are not known any more."""
-        waiting, self._waiting = self._waiting, []
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
         self._is_looking, self._has_left = True, False
         look = Look()
         try:
