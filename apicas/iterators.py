@@ -30,6 +30,7 @@ from apicas._runtime.keeping.doorbell import Doorbell
 from apicas._runtime.keeping.keeper import Keeper, KeeperOptions, OnLostContact
 from apicas._runtime.keeping.reaper import LOCKED_VIEW, Sweep
 from apicas._runtime.outbox.disk import OutboxSetting
+from apicas._spelling import unknown_options
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, TokenModifier
@@ -166,6 +167,10 @@ class _OwnViewIterator(ViewIterator):
         super().__init__()
         if not views:
             raise ConfigError("an iterator needs at least one view")
+        if isinstance(client, str):
+            raise ConfigError("an iterator takes an open client: async with apicas.connect(address) as client")
+        if unknown := keywords.keys() - IteratorKeywords.__annotations__.keys():
+            raise TypeError(unknown_options(type(self).__name__, unknown, IteratorKeywords.__annotations__))
         self.client = client
         self.modifier = modifier or BasicTokenModifier()
         self.views = tuple(full_name(view) for view in views)

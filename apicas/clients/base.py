@@ -237,7 +237,12 @@ class PoolClient(Adapter):
         Args:
             tokens: the contents; `{"input": ...}` is enough.
             on_progress: called after each bulk with the report so far.
+
+        Raises:
+            TypeError: the stream is one token, or a text.
         """
+        if isinstance(tokens, (Mapping, str, bytes)):
+            raise TypeError("upload takes a stream of tokens: for a single one write [token]")
         bounds = Bounds(MAX_BULK_DOCUMENTS, MAX_BULK_BYTES, self._bulks_at_a_time)
         return await Upload(self._new, self._write_new, bounds, on_progress).run(tokens)
 
@@ -294,7 +299,7 @@ class PoolClient(Adapter):
                 raise InvalidTokenError(f"token {document_id!r}: {result.reason}")
         raise EditConflictError(f"token {document_id!r} changed {EDIT_ATTEMPTS} times while it was being edited")
 
-    async def delete_from_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
+    async def delete_from_view(self, name: str, *, on_progress: Callable[[int], object] | None = None) -> int:
         """Delete every token of a view, and answer how many that were.
 
         Args:

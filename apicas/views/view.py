@@ -57,6 +57,7 @@ class View(msgspec.Struct, frozen=True):
             raise ConfigError(f"a view lists documents of type {' or '.join(TYPES)}, not {shown(self.type)}")
         if self.state not in STATES:
             raise ConfigError(f"a view lists todo, locked, done or error tokens, not those in {self.state}")
+        msgspec.structs.force_setattr(self, "state", TokenState(self.state))  # a text says it as well
         if self.design == MONITOR and (
             self.name != f"{MONITOR}/{self.state}" or self.where is not None or self.type != "token"
         ):

@@ -28,6 +28,7 @@ from apicas._runtime.processes.attempt import Attempt
 from apicas._runtime.processes.children import Child, Start, close, start_child
 from apicas._runtime.processes.pipes import Capture, InputPipe, OutputPipe
 from apicas._runtime.processes.running import RunningGroup, reap_left_behind, resolve, running_supervision
+from apicas._spelling import unknown_options
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ async def run_command(
         TokenMemoryError: it was ended since its token's processes took more memory than a token may.
         ConfigError: the command or an option is nothing that can be run.
     """
+    if unknown := keywords.keys() - CommandKeywords.__annotations__.keys():
+        raise TypeError(unknown_options("run_command()", unknown, CommandKeywords.__annotations__))
     options = CommandOptions(**keywords)
     result = await perform(command, options, _ignore)
     if options.check and not result.ok:
