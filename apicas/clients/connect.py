@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from apicas._documents import shown
 from apicas._secrets import Secret, secret
 from apicas.exceptions import ConfigError
 
@@ -26,7 +25,7 @@ def connect(pool: str, **options: Any) -> PoolClient:
         ConfigError: the address is none of these.
     """
     if not isinstance(pool, str):
-        raise ConfigError(f"{shown(pool)} is no pool's address: {_FORMS}")
+        raise ConfigError(f"a pool's address is a text, and no {type(pool).__name__}: {_FORMS}")
     try:
         parts = urlsplit(pool)
     except ValueError:  # unbalanced brackets around an IPv6 address
