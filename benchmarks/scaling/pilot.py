@@ -18,7 +18,8 @@ from apicas._runtime.keeping.committer import GATHER_MOST, GATHER_TIME, GATHER_W
 from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
 from apicas.clients.couch.stretches import MANY_LOST
-from apicas.iterators import IDLE_POLL, SAFETY_LOOK
+from apicas.iterators.iterator import IDLE_POLL
+from apicas.iterators.views import SAFETY_LOOK
 from apicas.policies.claiming import (
     CLAIM_PORTION,
     MAX_CLAIM,

@@ -52,7 +52,7 @@ async def test_what_is_written_is_answered_with_what_to_write(
 
 @pytest.mark.parametrize("pool", [None, 5])
 async def test_what_is_no_address_is_answered_with_those_that_there_are(pool: Any) -> None:
-    with pytest.raises(ConfigError, match="a pool's address is a text, and no .*: write sqlite:///file.db"):
+    with pytest.raises(ConfigError, match=r"a pool's address is a text, and no .*: write sqlite:///file.db"):
         apicas.connect(pool)
     with pytest.raises(ConfigError, match="a pool's address is a text"):
         await apicas.run(square, pool)

@@ -15,11 +15,11 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
-from apicas import iterators
 from apicas._runtime.keeping import candidates, claims, committer, healer, heartbeat, reaper
 from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
+from apicas.iterators import views as view_iterators
 from apicas.modifiers import BasicTokenModifier, basic
 from apicas.policies.fence import Standing
 from apicas.policies.leases import LeaseTimes
@@ -180,7 +180,7 @@ def _hasty_end() -> Patches:
 
 
 def _trust_in_the_feed() -> Patches:
-    return [(iterators, "SAFETY_LOOK", 1e9)]
+    return [(view_iterators, "SAFETY_LOOK", 1e9)]
 
 
 def _slow_heartbeat() -> Patches:
