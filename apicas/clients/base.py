@@ -37,7 +37,7 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
-from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, has_file
+from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, doubted, has_file
 from apicas.clients.stencils import Stencils
 from apicas.clients.uploading import Bounds, Tokens, Upload
 from apicas.exceptions import (
@@ -203,7 +203,7 @@ class PoolClient(Adapter):
             if len(batch) == 1:
                 return [await self._refused(batch[0], str(error), uncertain=uncertain)]
         else:
-            return [_doubted(result) for result in results] if uncertain else results
+            return [doubted(result) for result in results] if uncertain else results
         half = len(batch) // 2
         first = await self._write_or_bisect(batch[:half], uncertain=uncertain)
         return first + await self._write_or_bisect(batch[half:], uncertain=uncertain)
@@ -379,13 +379,6 @@ def _plain(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _rejected(error: InvalidTokenError) -> SaveResult:
     return SaveResult(SaveStatus.REJECTED, reason=str(error))
-
-
-def _doubted(result: SaveResult) -> SaveResult:
-    """A result after an attempt that may have written: a conflict may be with that."""
-    if result.status is SaveStatus.CONFLICT:
-        return SaveResult(SaveStatus.UNKNOWN, reason="an earlier attempt may have written it")
-    return result
 
 
 async def _one_chunk(data: bytes | bytearray) -> AsyncIterator[bytes]:

@@ -102,11 +102,6 @@ class IsolatedProcess:
         self._patience: asyncio.TimerHandle | None = None
 
     @property
-    def is_fresh(self) -> bool:
-        """Whether it was sent no token before the present one."""
-        return self._given <= 1
-
-    @property
     def is_free(self) -> bool:
         """Whether it lives, and may be sent another token."""
         return self._is_ready and self._token is None and not self._is_for_one and not self._group.has_ended()

@@ -17,6 +17,7 @@ from apicas._runtime.keeping.branches import Disowned
 from apicas._runtime.keeping.candidates import Candidates
 from apicas._runtime.keeping.leases import Lease, Leases
 from apicas.clients.port import Client, SaveResult, SaveStatus
+from apicas.clients.readback import doubted
 from apicas.exceptions import TransitionError
 from apicas.modifiers import Claim, TokenModifier
 from apicas.policies.claiming import Portion, Spread
@@ -192,7 +193,7 @@ class Claimer:
             # Not there, or not yet: a slow request may still arrive, and lock what nobody works. Written again on the
             # same revision, one of the two wins, and the other comes to nothing.
             results = await self._client.save([document for _, document in doubtful])
-            doubtful = self._sort(doubtful, [_doubted(result) for result in results], claimed, sent)
+            doubtful = self._sort(doubtful, [doubted(result) for result in results], claimed, sent)
         for claim_id, document in doubtful:  # the committer goes on until it is settled
             self._hand_back(self._hold(claim_id, document, sent))
 
@@ -220,8 +221,3 @@ class Claimer:
         log.error("token %s cannot be claimed, the pool does not take it back: %s", token_id, reason)
         if len(self.candidates.unwritable) < MAX_UNWRITABLE:
             self.candidates.unwritable.add(token_id)
-
-
-def _doubted(result: SaveResult) -> SaveResult:
-    """A result after another attempt: a conflict may be with that one."""
-    return SaveResult(SaveStatus.UNKNOWN, reason=result.reason) if result.status is SaveStatus.CONFLICT else result
