@@ -78,8 +78,8 @@ class PoolClient(Adapter):
     """How many bulks of an upload are on their way at once."""
 
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
-        self.max_document_bytes = max_document_bytes
-        self.traffic = Traffic()
+        self.max_document_bytes: int = max_document_bytes
+        self.traffic: Traffic = Traffic()
         self._mark = token_hex(8)
         """No two clients have the same."""
         self._stencils = Stencils(max_document_bytes)
