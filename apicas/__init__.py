@@ -7,8 +7,8 @@
         await client.upload({"input": n} for n in range(1000))
     report = await apicas.run(square, "sqlite:///pool.db", workers=8)
 
-Begin with `run`, or `RunActor` for a class with hooks; `connect` opens a pool, `BasicViewIterator` claims tokens by hand,
-`Retry`, `Fail` and `Release` say how one ends, and every error is an `ApicasError`.
+Begin with `run`, or `RunActor` for a class with hooks; `connect` opens a pool, `BasicViewIterator` claims tokens by
+hand, `Retry`, `Fail` and `Release` say how one ends, and every error is an `ApicasError`.
 
 The names here are the public ones, beside those of apicas.embedding, apicas.events, apicas.metrics, apicas.picas and
 apicas.testing. Each is imported when it is first used, so that `apicas --help` and small scripts wait for nothing that
