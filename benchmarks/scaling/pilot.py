@@ -53,7 +53,7 @@ class Rules:
     Args:
         view: where claims look: they `walk` along neighbours from a random rank of Monitor/todo, or choose from its
             `head`, as they did before.
-        ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claim_ahead.
+        ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claiming.
         commit_pause: seconds for which outcomes gather before they are written.
         beat_jitter: whether looks for old locks are spread by a tenth.
         sweep: looks at `all` locked tokens of a pool, at those whose lock is `due`, or `none`.

@@ -1,10 +1,8 @@
 """Commands: started without a shell, captured within bounds, and never left behind.
 
 Rules:
-- A command leads a session and a process group of its own, so that all that it starts can be ended with it. What leaves
-  the session on purpose (a daemon that calls setsid) is known by its mark, and ended too: see supervisor_watch.
-- Whatever ends the wait for a command (its end, the time limit, a cancellation), the way out is the same: TERM to the
-  group if the command still runs, KILL after the grace period, the proof that nobody is left, all pipes closed.
+- A command leads a session and a process group of its own: whatever ends the wait for it, RunningGroup ends that.
+- All pipes are closed then, and the result is told in any case.
 - Starting is one plain call: between the fork and the block that cleans up there is nothing that could be cancelled.
 """
 

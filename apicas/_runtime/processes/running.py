@@ -1,7 +1,7 @@
 """A process that runs, and the group that it leads: followed, and ended with all that it has started.
 
 Rules:
-- What leaves the session on purpose (a daemon that calls setsid) is known by its mark, and ended too: see supervision.
+- What leaves the session on purpose (a daemon that calls setsid) is known by its mark, and ended too: supervision.py.
 - Whatever ends the wait for it, the way out is the same: TERM to the group if its leader still runs, KILL after the
   grace period, and the proof that nobody is left.
 """

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Final
 
 from apicas._runtime.environment import boot_id
-from apicas._runtime.processes import memory as supervisor_memory
+from apicas._runtime.processes import memory
 from apicas._runtime.processes.attempt import Attempt
 from apicas._runtime.processes.marks import (
     Look,
@@ -68,7 +68,7 @@ _EXISTS: Final = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # n
 class Supervision:
     """Of this process."""
 
-    kernel_kills: Final = supervisor_memory.kills
+    kernel_kills: Final = memory.kills
     """Those of others, for want of memory."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Supervision:
         self._has_left = False
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
-        self._sampler = supervisor_memory.Sampler(self._mark.pilot)
+        self._sampler = memory.Sampler(self._mark.pilot)
         self._waiting: deque[Callable[[], None]] = deque()
         """Never another object: who appends may be held up between reading this name and appending."""
         self._is_asleep = self._is_slow = False
