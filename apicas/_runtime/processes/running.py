@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import msgspec
 
 from apicas._runtime.processes import groups
 from apicas._runtime.processes.attempt import Attempt, MemoryLimit
@@ -53,8 +53,7 @@ _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 _left_behind: list[Child] = []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a process ended.
 
     Args:
