@@ -147,6 +147,8 @@ class Importer:
         document = {name: value for name, value in entry.items() if name not in {"_rev", "_conflicts"}}
         if "_id" not in document:
             raise InvalidTokenError("no _id: tokens without one are for `apicas push`")
+        if "type" not in document and "lock" not in document:
+            raise InvalidTokenError("no token that was exported: new ones are for `apicas push`")
         if document.get("type") != "token":
             raise InvalidTokenError("its `type` is not token")
         following = _following(document)

@@ -17,6 +17,9 @@ _FORMS: Final = "write sqlite:///file.db, http(s)://user@host:5984/database or m
 def connect(pool: str, **options: Any) -> PoolClient:
     """Make the client of a pool. It connects when it is entered: `async with apicas.connect(...) as client:`.
 
+    Nothing is looked for elsewhere, and so no password: `apicas.configuration.configure(pool).connect()` finds what the
+    command line finds.
+
     Args:
         pool: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory:`, or `http(s)://user:password@host:port/database`.
         options: what the client's class takes, such as `ca_file=` for CouchDB.

@@ -28,6 +28,17 @@ PACKAGES: Final = next((ROOT / ".picas").glob("lib/python*/site-packages"), None
 needs_picas = pytest.mark.skipif(PACKAGES is None, reason="no PiCaS in .picas/: `make setup` installs it")
 
 
+async def in_a_shell(block: str, directory: Path, **variables: str) -> None:
+    """Run a block of commands, with `apicas` on the path."""
+    script = directory / "apicas"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m apicas "$@"\n')
+    script.chmod(0o755)
+    path = f"{directory}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **variables}
+    command = ["sh", "-ec", block]
+    await asyncio.to_thread(subprocess.run, command, env=environment, cwd=directory, check=True, timeout=100)
+
+
 @pytest.fixture
 def couch(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
     """A server, and the name of a database that is there."""
@@ -39,7 +50,7 @@ def couch(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
 def test_every_block_is_known() -> None:
     """A new one needs a test here."""
     assert [len(blocks(page, "python")) for page in (MIGRATING, EMBEDDING)] == [3, 4]
-    assert len(blocks(MIGRATING, "sh")) == 1
+    assert [len(blocks(page, "sh")) for page in (MIGRATING, EMBEDDING)] == [1, 1]
 
 
 @pytest.mark.couchdb
@@ -59,6 +70,7 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
             subprocess.run, command, cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=100
         )
         assert program.returncode == 0, program.stderr
+        assert program.stdout.startswith(b"3 done, 1 failed, 1 scrubbed in ")
         assert {state: number for state, number in (await client.counts()).items() if number} == {"done": 3, "error": 1}
         assert await client.get_attachment("t2", "stdout.txt") == b"2\n"
         assert (await client.fetch("t3")).scrub_count == 1
@@ -72,26 +84,24 @@ def test_the_two_lines_are_two() -> None:
 
 async def test_a_command_instead_of_an_actor(tmp_path: Path) -> None:
     pool = f"sqlite:///{tmp_path}/pool.db"
-    script = tmp_path / "apicas"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m apicas "$@"\n')
-    script.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "APICAS_POOL": pool}
     async with apicas.connect(pool) as client:
         await client.upload([{"_id": "t", "input": "echo it works"}])
-    command = ["sh", "-ec", blocks(MIGRATING, "sh")[0]]
-    await asyncio.to_thread(subprocess.run, command, env=environment, cwd=tmp_path, check=True, timeout=100)
+    await in_a_shell(blocks(MIGRATING, "sh")[0], tmp_path, APICAS_POOL=pool)
     async with apicas.connect(pool) as client:
         assert await client.get_attachment("t", "stdout.txt") == b"it works\n"
 
 
-async def test_the_actor_written_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_the_actor_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool) -> None:
+    """On a pool that is named, and on the one that the command line takes."""
     pool = f"sqlite:///{tmp_path}/pool.db"
+    if not is_named:
+        monkeypatch.setenv("APICAS_POOL", pool)
     async with apicas.connect(pool) as client:
         await client.upload([{"_id": "t", "input": "echo it works"}])
     names: dict[str, Any] = {}
     await execute(blocks(MIGRATING, "python")[1], names)
-    await names["main"](pool)
+    await names["main"](*([pool] if is_named else []))
     async with apicas.connect(pool) as client:
         assert (await client.fetch("t")).state == "done"
         assert await client.get_attachment("t", "stdout.txt") == b"it works\n"
@@ -151,6 +161,10 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     await execute(in_aiohttp, names)
     runner = web.AppRunner(names["app"])
     await runner.setup()
+    await in_a_shell(blocks(EMBEDDING, "sh")[0], tmp_path)
+    async with apicas.connect("sqlite:///squares.db") as client:
+        while (await client.counts())["done"] < 103:
+            await asyncio.sleep(0.01)
     await runner.cleanup()
     await execute(in_starlette, names)
     app = names["app"]

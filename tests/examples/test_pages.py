@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +41,7 @@ TESTED: Final[dict[str, dict[str, int]]] = {
     "README.md": {"console": 3, "python": 2},
     "actors.md": {"python": 2, "sh": 1},
     "batch.md": {"console": 1},
-    "configuration.md": {"console": 2},
+    "configuration.md": {"console": 2, "python": 1},
     "couchdb.md": {"ini": 1, "sh": 1},
     "logs.md": {"console": 1, "python": 1},
     "observability.md": {"console": 2, "python": 1},
@@ -293,9 +294,17 @@ def test_configuration(served: Callable[[str, str], Session]) -> None:
     session.run("apicas config set pool https://me@couch.example:6984/survey")
     assert matches(keep.shown, session.run(keep.command, typed="secret\n"))
     session.environ["APICAS_LOCK_TIMEOUT"] = "300"
+    session.write("program.py", _program(blocks(DOCS / "configuration.md", "python")[0]))
+    session.run("apicas init")
+    assert "todo" in session.run("python program.py")
     assert [line.split() for line in session.run(show.command).splitlines()] == [
         line.split() for line in show.shown.splitlines()
     ]
+
+
+def _program(block: str) -> str:
+    """A block with awaits at its top level as a program."""
+    return f"import asyncio\n\nasync def main():\n{textwrap.indent(block, '    ')}\nasyncio.run(main())\n"
 
 
 @pytest.mark.couchdb

@@ -78,6 +78,15 @@ async def test_refused_credentials_are_sent_once(script: Script) -> None:
     assert len(script.seen) == 1
 
 
+async def test_who_gives_no_password_is_told_so(script: Script) -> None:
+    script.on("GET pool", answer(401, REFUSED))
+    with pytest.raises(AccessDeniedError, match="No password was given"):
+        await CouchClient(script.url, "pool", "me").open()
+    with pytest.raises(AccessDeniedError) as caught:
+        await make(script).open()
+    assert "No password" not in str(caught.value)
+
+
 async def test_credentials_refused_later_are_not_sent_again(script: Script) -> None:
     """A password that is changed while pilots run locks nobody out."""
     script.on("POST _bulk_get", answer(401, REFUSED))

@@ -20,6 +20,7 @@ from apicas.clients.sqlite import SQLiteClient, schema
 from apicas.clients.sqlite import client as client_module
 from apicas.clients.sqlite import feed as feed_module
 from apicas.clients.sqlite.attachments import CHUNK, STAGED_LIFE
+from apicas.clients.sqlite.failures import translate
 from apicas.clients.sqlite.file_systems import network_file_system
 from apicas.clients.sqlite.thread import ConnectionThread
 from apicas.exceptions import (
@@ -652,3 +653,17 @@ async def test_on_a_network_file_system_clients_of_one_process_share(
 async def _use_fork(client: SQLiteClient) -> None:
     async with client.fork() as fork:
         assert await fork.total() == 10
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (sqlite3.SQLITE_FULL, "no space is left for the file"),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, "no space is left for the file"),
+        (sqlite3.SQLITE_IOERR_READ, "the disk failed to read or write the file"),
+    ],
+)
+def test_a_full_disk_is_called_one(code: int, text: str) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert text in str(translate(error, "sqlite:///x.db"))

@@ -110,6 +110,14 @@ class CommandRunner:
                 await self._run(token, replace(self._options, cwd=directory))
         token.exit_code = 0
 
+    def check(self, document: Mapping[str, object]) -> None:
+        """Whether the command can be made for a token, without running it.
+
+        Raises:
+            InvalidTokenError: the token lacks a field that the command needs, or no argument can hold its value.
+        """
+        self._filled(document)
+
     async def close(self) -> None:
         """Remove what is left of its work directories."""
         if self._files is not None:
@@ -136,7 +144,7 @@ class CommandRunner:
             token.exit_code = result.exit_code
             raise CommandError(complaint(command, result), result.exit_code)
 
-    def _filled(self, token: Token) -> tuple[list[str] | str, Mapping[str, str]]:
+    def _filled(self, token: Mapping[str, object]) -> tuple[list[str] | str, Mapping[str, str]]:
         if self._line is None:
             return fill(self._arguments, token), {}
         return fill_line(self._line, token)
