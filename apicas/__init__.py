@@ -11,8 +11,8 @@ Begin with `run`, or `RunActor` for a class with hooks; `connect` opens a pool, 
 hand, `Retry`, `Fail` and `Release` say how one ends, and every error is an `ApicasError`.
 
 The names here are the public ones, beside those of apicas.configuration, apicas.embedding, apicas.events,
-apicas.metrics, apicas.picas and apicas.testing. Each is imported when it is first used, so that `apicas --help` and small
-scripts wait for nothing that they do not need.
+apicas.metrics, apicas.picas and apicas.testing. Each is imported when it is first used, so that `apicas --help` and
+small scripts wait for nothing that they do not need.
 """
 
 from __future__ import annotations
