@@ -29,7 +29,7 @@ from apicas.exceptions import (
     PoolUnavailableError,
     ViewNotFoundError,
 )
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from tests.integration.scripted import DATABASE, Play, Script, answer, drop, playing
 
 SECRET = "correct-horse"
