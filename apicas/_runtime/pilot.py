@@ -29,7 +29,7 @@ from apicas._runtime.isolation.pool import ProcessPool
 from apicas._runtime.keeping.keeper import Keeper, Tally
 from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
 from apicas._runtime.options import RunOptions
-from apicas._runtime.processes.running import SIGNAL_BASE, leave_nothing
+from apicas._runtime.processes.running import SIGNAL_BASE, leave_nothing, started
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
 from apicas._runtime.source import TokenSource
@@ -144,7 +144,7 @@ class Pilot:
         await self._set_keeper()
         self._holdings = Holdings(self._keeper, self._room, self._teller)
         stack.callback(self._holdings.give_back_all)
-        stack.push_async_callback(leave_nothing)
+        stack.push_async_callback(leave_nothing, started())
         stack.callback(memory_limit.reset, memory_limit.set(self._options.max_token_memory))
         self._before = replace(self._keeper.tally)
         self._processes = self._pool(stack)

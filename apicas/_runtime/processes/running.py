@@ -30,7 +30,6 @@ from apicas._runtime.processes.readers import running_readers
 from apicas.exceptions import TokenMemoryError
 
 if TYPE_CHECKING:
-    from apicas._runtime.processes.attempt import Attempt
     from apicas._runtime.processes.supervision import Supervision
 
 log = logging.getLogger("apicas")
@@ -330,10 +329,19 @@ def running_supervision() -> Supervision:
     return supervision()
 
 
-async def leave_nothing() -> None:
-    """Return when nothing is left of all commands and worker processes that have ended."""
+def started() -> int:
+    """How many commands and worker processes this process has started so far."""
     watch = sys.modules.get("apicas._runtime.processes.supervision")
-    if watch is not None and watch.has_begun():  # else nothing was started, and nothing is to be begun for it
+    return running_supervision().started if watch is not None and watch.has_begun() else 0
+
+
+async def leave_nothing(since: int = 0) -> None:
+    """Return when nothing is left of all commands and worker processes that have ended.
+
+    Args:
+        since: what `started` was at first. If nothing was started after that there is nothing to wait for.
+    """
+    if started() > since:
         await running_supervision().cleared()
 
 

@@ -60,6 +60,9 @@ LIMIT_SHARE: Final = 0.05
 """The same where an attempt has a limit of memory."""
 END_LIMIT: Final = 5.0
 """Seconds after KILL until those that do not die, because they hang in the kernel, are given up for now."""
+ANSWER_LIMIT: Final = 60.0
+"""Seconds that anybody waits for a look, at most. It takes milliseconds, and END_LIMIT where something hangs. A thread
+that hangs itself must not hold up a token for ever."""
 ORPHAN_GRACE: Final = 5.0
 """Seconds between TERM and KILL for what a dead pilot has left."""
 _EXISTS: Final = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # noqa: PTH112 - once, at the start
@@ -77,6 +80,8 @@ class Supervision:
         self._value = together(inherited(boot_id()), self._mark)[:-1]
         """Of the variable, up to the number of an attempt."""
         self._numbers = itertools.count(1)
+        self.started = 0
+        """How many attempts there have been."""
         self._known: dict[int, Attempt] = {}
         self._table = SessionTable()
         self._supervisor: Supervisor | None = None
@@ -114,7 +119,7 @@ class Supervision:
 
     def attempt(self) -> Attempt:
         """A new attempt, whose process is to be started now."""
-        number = next(self._numbers)
+        number = self.started = next(self._numbers)
         attempt = Attempt(number, f"{self._value}{number}")
         self._known[number] = attempt
         return attempt
@@ -145,7 +150,7 @@ class Supervision:
     def cleared(self, attempt: Attempt | None = None) -> asyncio.Future[None]:
         """Done when nothing is left of an attempt, and of all others that have ended.
 
-        What does not die of a KILL is given up after END_LIMIT.
+        What does not die of a KILL is given up after END_LIMIT, and the wait for all that after ANSWER_LIMIT.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -153,6 +158,8 @@ class Supervision:
             self.forget(attempt)
         if self._has_left or self._is_looking:
             self._waiting.append(partial(_tell, loop, future))
+            limit = loop.call_later(ANSWER_LIMIT, _give_up, future)
+            future.add_done_callback(lambda _: limit.cancel())
             self._wake()
         else:
             future.set_result(None)
@@ -283,6 +290,7 @@ class Unsupervised(Supervision):
 
     def __init__(self) -> None:
         self._supervisor = None
+        self.started = 0
 
     def attempt(self) -> Attempt:
         """One without a mark."""
@@ -365,6 +373,12 @@ def _cost(look: Callable[[], object]) -> float:
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     with suppress(RuntimeError):  # its loop is closed
         loop.call_soon_threadsafe(_resolve, future)
+
+
+def _give_up(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        log.warning("what ended processes have left was not looked for within %g s: some of it may go on", ANSWER_LIMIT)
+        future.set_result(None)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
