@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import inspect
 import os
 import re
 import shlex
@@ -21,25 +20,12 @@ import apicas
 from apicas.clients.memory import MemoryClient
 from apicas.embedding import EmbeddedPilot
 from tests.couchdb import Server, server
+from tests.examples.pages import DOCS, ROOT, blocks, execute
 
-ROOT: Final = Path(__file__).parents[2]
-MIGRATING: Final = ROOT / "docs" / "migrating-from-picas.md"
-EMBEDDING: Final = ROOT / "docs" / "embedding.md"
+MIGRATING: Final = DOCS / "migrating-from-picas.md"
+EMBEDDING: Final = DOCS / "embedding.md"
 PACKAGES: Final = next((ROOT / ".picas").glob("lib/python*/site-packages"), None)
 needs_picas = pytest.mark.skipif(PACKAGES is None, reason="no PiCaS in .picas/: `make setup` installs it")
-
-
-def blocks(page: Path, language: str = "python") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-
-
-async def execute(block: str, names: dict[str, Any]) -> None:
-    """Run a block, awaits at its top level included."""
-    code = compile(block, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    if code.co_flags & inspect.CO_COROUTINE:
-        await eval(code, names)
-    else:
-        exec(code, names)
 
 
 async def in_a_shell(block: str, directory: Path, **variables: str) -> None:
@@ -63,7 +49,7 @@ def couch(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
 
 def test_every_block_is_known() -> None:
     """A new one needs a test here."""
-    assert [len(blocks(page)) for page in (MIGRATING, EMBEDDING)] == [3, 4]
+    assert [len(blocks(page, "python")) for page in (MIGRATING, EMBEDDING)] == [3, 4]
     assert [len(blocks(page, "sh")) for page in (MIGRATING, EMBEDDING)] == [1, 1]
 
 
@@ -74,7 +60,7 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
     here, name = couch
     settings = {"HOST_URL": here.url, "DATABASE": name, "USERNAME": here.username, "PASSWORD": here.password or ""}
     (tmp_path / "picasconfig.py").write_text("".join(f"PICAS_{key} = {value!r}\n" for key, value in settings.items()))
-    (tmp_path / "pilot.py").write_text(blocks(MIGRATING)[0])
+    (tmp_path / "pilot.py").write_text(blocks(MIGRATING, "python")[0])
     async with here.client(name) as client:
         await client.setup()
         await client.upload({"_id": f"t{n}", "input": f"echo {n}; exit {n // 3}"} for n in range(4))
@@ -92,7 +78,7 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
 
 def test_the_two_lines_are_two() -> None:
     """All other lines are PiCaS's."""
-    lines = [line for line in blocks(MIGRATING)[0].splitlines() if "apicas" in line]
+    lines = [line for line in blocks(MIGRATING, "python")[0].splitlines() if "apicas" in line]
     assert len(lines) == 2
 
 
@@ -114,7 +100,7 @@ async def test_the_actor_written_anew(tmp_path: Path, monkeypatch: pytest.Monkey
     async with apicas.connect(pool) as client:
         await client.upload([{"_id": "t", "input": "echo it works"}])
     names: dict[str, Any] = {}
-    await execute(blocks(MIGRATING)[1], names)
+    await execute(blocks(MIGRATING, "python")[1], names)
     await names["main"](*([pool] if is_named else []))
     async with apicas.connect(pool) as client:
         assert (await client.fetch("t")).state == "done"
@@ -127,7 +113,7 @@ async def test_the_views_of_tasks() -> None:
     async with MemoryClient() as client:
         await client.upload([{"_id": "t", "type": "task"}])
         names: dict[str, Any] = {"client": client, "apicas": apicas, "work": work}
-        await execute(blocks(MIGRATING)[2], names)
+        await execute(blocks(MIGRATING, "python")[2], names)
         assert names["report"].done == 1
 
 
@@ -152,7 +138,7 @@ def test_no_name_of_picas_is_left_out(module: str) -> None:
 
 async def test_typed_input() -> None:
     """The actor in docs/actors.md."""
-    (block,) = (block for block in blocks(ROOT / "docs" / "actors.md") if "Token[Field]" in block)
+    (block,) = (block for block in blocks(DOCS / "actors.md", "python") if "Token[Field]" in block)
     names: dict[str, Any] = {}
     await execute(block, names)
     async with MemoryClient() as client:
@@ -169,7 +155,7 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A pilot by itself, in aiohttp, in Starlette, and one that ends its host."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"asyncio": asyncio}
-    first, in_aiohttp, in_starlette, dying = blocks(EMBEDDING)
+    first, in_aiohttp, in_starlette, dying = blocks(EMBEDDING, "python")
     await execute(first, names)
     assert names["pilot"].report.done == 3
     await execute(in_aiohttp, names)
