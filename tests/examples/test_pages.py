@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -293,17 +294,17 @@ def test_configuration(served: Callable[[str, str], Session]) -> None:
     session.run("apicas config set pool https://me@couch.example:6984/survey")
     assert matches(keep.shown, session.run(keep.command, typed="secret\n"))
     session.environ["APICAS_LOCK_TIMEOUT"] = "300"
+    session.write("program.py", _program(blocks(DOCS / "configuration.md", "python")[0]))
+    session.run("apicas init")
+    assert "todo" in session.run("python program.py")
     assert [line.split() for line in session.run(show.command).splitlines()] == [
         line.split() for line in show.shown.splitlines()
     ]
 
 
-async def test_configuration_in_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("APICAS_POOL", f"sqlite:///{tmp_path}/pool.db")
-    await execute(blocks(DOCS / "configuration.md", "python")[0], {})
-    assert capsys.readouterr().out == "{'todo': 0, 'locked': 0, 'done': 0, 'error': 0}\n"
+def _program(block: str) -> str:
+    """A block with awaits at its top level as a program."""
+    return f"import asyncio\n\nasync def main():\n{textwrap.indent(block, '    ')}\nasyncio.run(main())\n"
 
 
 @pytest.mark.couchdb
