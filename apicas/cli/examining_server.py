@@ -85,7 +85,9 @@ async def _server(configuration: Configuration) -> Finding:
         return wrong("server", str(error), advice, code=ExitCode.UNAVAILABLE, is_last=True)
     except (ConfigError, PoolError) as error:
         advice = "is that the address of a CouchDB server, with its database?"
-        if "certificate" in str(error):
+        if "expired" in str(error):
+            advice = "who runs the server renews its certificate; there is no way around that"
+        elif "certificate" in str(error):
             advice = (
                 "who runs the server has the file that says whom to trust: `apicas config set ca_file FILE`; and the "
                 "certificate has to be for the name in the address"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import apicas as library
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.cli.forecast import Forecast
 from apicas.cli.run_display import LINE_INTERVAL, _Lines, clock, summary
 from apicas.cli.running import exit_code_of
