@@ -225,6 +225,20 @@ def test_a_command_that_fits_one_of_the_tokens_is_run(apicas: Program) -> None:
     assert (result.code, "1 done, 12 failed" in result.out) == (0, True)
 
 
+def test_the_input_of_a_table_that_has_none_is_not_handed_to_a_command(apicas: Program) -> None:
+    apicas("push", "--format", "csv", stdin="name,number\na,1\nb,2\nc,3\n")
+    result = apicas("run", "--", "echo", "{input}")
+    assert (result.code, result.out) == (2, "")
+    assert "needs input, which the token does not have" in result.error
+    assert result.error.endswith("all 3 tokens that were looked at; they have {name}, {number}")
+    assert "3 done" in apicas("run", "--", "echo", "{number}").out
+
+
+def test_an_input_that_is_an_empty_object_is_one_where_nothing_else_is(apicas: Program) -> None:
+    apicas("push", stdin='{"input": {}}\n' * 4)
+    assert "4 done" in apicas("run", "--", "echo", "{input}").out
+
+
 def test_a_token_or_two_that_a_command_does_not_fit_fail(apicas: Program) -> None:
     push(apicas, 2)
     assert "0 done, 2 failed" in apicas("run", "--", "echo", "{name}").out
