@@ -27,6 +27,8 @@ BOOKKEEPING: Final = frozenset(
     | {"error", "apicas", *JOB_ID_FIELDS}
 )
 """What a token is kept by. All other fields are what it is about."""
+_GIVEN: Final = frozenset({"input", "output", "uploads"})
+"""Fields that every token has, with nothing in them where nothing was said."""
 TIMES: Final = ("age", "beat")
 """Those that are worked out in seconds."""
 
@@ -130,6 +132,11 @@ def field_of(document: Document, name: str, now: float) -> Any:
     """
     worked_out = WORKED_OUT.get(name)
     return value_at(document, name.removeprefix(".")) if worked_out is None else worked_out(document, now)
+
+
+def own_names(document: Document) -> list[str]:
+    """The fields that whoever made a token gave it, besides its input: for one from a table the columns."""
+    return [name for name in document if name not in BOOKKEEPING and name not in _GIVEN]
 
 
 def has_field(document: Document, name: str) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 
 _LEAST_SPAN: Final = 1.0
 """Seconds over which a rate is measured, at least."""

@@ -19,7 +19,8 @@ from apicas.cli.lines import MAX_LINE_BYTES
 from apicas.cli.opening import opened, patiently
 from apicas.cli.sources import NumberedLine, lines_of
 from apicas.cli.terminal import one_line, plural, say, tell
-from apicas.clients.base import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS, PoolClient
+from apicas.clients.base import PoolClient
+from apicas.clients.bulks import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.clients.readback import same_content
 from apicas.configuration import Configuration

@@ -13,7 +13,7 @@ import typer
 
 from apicas._documents import Document, encode
 from apicas.cli.exits import ExitCode
-from apicas.cli.fields import BOOKKEEPING, NOTHING, TIMES, WORKED_OUT, ago, cell, field_of, has_field
+from apicas.cli.fields import NOTHING, TIMES, WORKED_OUT, ago, cell, field_of, has_field, own_names
 from apicas.cli.opening import patiently
 from apicas.cli.selection import Selection, tell_lacking, tell_missing, tell_unknown_fields
 from apicas.cli.terminal import one_line, painted, plural, printable_json, results, tell
@@ -38,7 +38,6 @@ _DEFAULT: Final = "id,state,attempt,age,hostname,input"
 
 _OWN: Final = 3
 """Fields of the tokens' own that are shown where they have no input."""
-_OF_OTHERS: Final = frozenset({"input", "output", "uploads"})
 
 Row: TypeAlias = list[Any]
 
@@ -69,7 +68,7 @@ def fitted(columns: Sequence[str], page: Sequence[Document]) -> list[str]:
     if "input" not in columns or any(document.get("input") for document in page):
         return list(columns)
     place, first = columns.index("input"), page[0]
-    own = [name for name in first if name not in BOOKKEEPING | _OF_OTHERS and first[name] != first["_id"]]
+    own = [name for name in own_names(first) if first[name] != first["_id"]]
     names = [f".{name}" if name in WORKED_OUT else name for name in own]
     return [*columns[:place], *(names[:_OWN] or ["input"]), *columns[place + 1 :]]
 

@@ -113,6 +113,6 @@ def _pause(attempt: int) -> float:
     """Seconds before the next try."""
     from random import Random
 
-    from apicas.policies import Backoff
+    from apicas.policies.retries import Backoff
 
     return Backoff(first=0.2, most=5.0).delay(attempt, Random())

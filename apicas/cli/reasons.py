@@ -13,7 +13,7 @@ from apicas._node.inventory import Inventory
 from apicas._node.requests import Refused, Request, RequestFields
 from apicas._runtime.survey import at_time, in_hours
 from apicas.modifiers import JOB_ID_FIELDS
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import (
     FIRST_LOCK_TIME,
     TYPES,

@@ -21,7 +21,7 @@ from apicas.clients.base import PoolClient
 from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import TokenState, annex, is_foreign_lock, state_of
 
 _SHOWN: Final = 20

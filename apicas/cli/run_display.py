@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.cli.forecast import Forecast
 from apicas.cli.terminal import is_watched, tell
 

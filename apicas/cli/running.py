@@ -16,6 +16,7 @@ from apicas._runtime.options import RunOptions
 from apicas._runtime.reports import Report
 from apicas.actors import run_pilot, work_maker
 from apicas.cli.exits import ExitCode
+from apicas.cli.fields import own_names
 from apicas.cli.forecast import Forecast
 from apicas.cli.opening import opened, patiently
 from apicas.cli.run_display import RunDisplay, run_display
@@ -32,6 +33,8 @@ _LOOKED_AT: Final = 5
 """Tokens at each end of a view that a command is tried with before the first is claimed."""
 _FEWEST: Final = 6
 """Looks that say something of the other tokens, of small pools two at each: fewer may just be bad ones."""
+_NAMED: Final = 5
+"""Fields that are named to who named others."""
 # Of a pilot's time, and so of the server's with many pilots, counting may take no more than a hundredth.
 _COUNT_SHARE: Final = 100
 
@@ -120,12 +123,21 @@ async def check_command(client: PoolClient, work: Callable[..., Any], views: Seq
     problems = []
     for document in documents:
         try:
-            work.check(document)
+            work.check(_as_made(document))
         except InvalidTokenError as error:
             problems.append(str(error))
     if len(problems) == len(documents) >= _FEWEST:
         number = len({document["_id"] for document in documents})
-        raise ConfigError(f"{problems[0]}; so it is with all {number} tokens that were looked at: nothing was run")
+        own = [f"{{{name}}}" for name in own_names(documents[0])[:_NAMED]]
+        fields = f"; they have {', '.join(own)}" if own else ""
+        raise ConfigError(f"{problems[0]}; so it is with all {number} tokens that were looked at{fields}")
+
+
+def _as_made(document: Document) -> Document:
+    """A token without the empty input that stands in one with fields of its own: nobody means it by `{input}`."""
+    if document.get("input") != {} or not own_names(document):
+        return document
+    return {name: value for name, value in document.items() if name != "input"}
 
 
 async def _ends(client: PoolClient, view: str) -> list[Document]:

@@ -13,7 +13,7 @@ from apicas.cli.opening import patiently
 from apicas.cli.terminal import plural, tell
 from apicas.clients.base import PoolClient
 from apicas.clients.port import MISSING, ViewQuery
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, state_of
 from apicas.views import MONITOR_VIEWS, full_name
 

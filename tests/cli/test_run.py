@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import apicas as library
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.cli.forecast import Forecast
 from apicas.cli.run_display import LINE_INTERVAL, _Lines, clock, summary
 from apicas.cli.running import exit_code_of
@@ -223,6 +223,20 @@ def test_a_command_that_fits_one_of_the_tokens_is_run(apicas: Program) -> None:
     apicas("push", stdin=f'{odd}{{"_id": "z", "name": "x"}}')
     result = apicas("run", "--", "echo", "{name}")
     assert (result.code, "1 done, 12 failed" in result.out) == (0, True)
+
+
+def test_the_input_of_a_table_that_has_none_is_not_handed_to_a_command(apicas: Program) -> None:
+    apicas("push", "--format", "csv", stdin="name,number\na,1\nb,2\nc,3\n")
+    result = apicas("run", "--", "echo", "{input}")
+    assert (result.code, result.out) == (2, "")
+    assert "needs input, which the token does not have" in result.error
+    assert result.error.endswith("all 3 tokens that were looked at; they have {name}, {number}")
+    assert "3 done" in apicas("run", "--", "echo", "{number}").out
+
+
+def test_an_input_that_is_an_empty_object_is_one_where_nothing_else_is(apicas: Program) -> None:
+    apicas("push", stdin='{"input": {}}\n' * 4)
+    assert "4 done" in apicas("run", "--", "echo", "{input}").out
 
 
 def test_a_token_or_two_that_a_command_does_not_fit_fail(apicas: Program) -> None:

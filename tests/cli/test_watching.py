@@ -158,4 +158,5 @@ async def test_pilots_that_begin_are_seen_at_the_next_look() -> None:
         assert (await watch.look()).found == ()
         async with BasicViewIterator(client) as tokens:
             async for token in tokens:
-                assert [[held["_id"] for held in holder.tokens] for holder in (await watch.look()).found] == [[token.id]]
+                (holder,) = (await watch.look()).found
+                assert [held["_id"] for held in holder.tokens] == [token.id]

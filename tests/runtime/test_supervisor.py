@@ -18,12 +18,15 @@ import pytest
 
 import apicas
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandOptions, leave_nothing
+from apicas._runtime.commands.options import CommandOptions
+from apicas._runtime.processes.running import leave_nothing
 from apicas._runtime.processes.supervision import Supervision, supervision
 from apicas.exceptions import TokenTimeoutError
+from apicas.testing import virtual_environment
 from tests.runtime import isolated_work
 from tests.runtime.leaver import CHILDREN
 from tests.runtime.processes import Fifo, linux_only, lives
+from tests.runtime.virtual import make_pool, virtual
 
 pytestmark = linux_only
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +163,29 @@ async def test_who_asks_while_a_sweep_comes_and_goes_is_answered_by_the_next(mon
     cleared = watch.cleared(watch.attempt())
     watch._sweep()
     await asyncio.wait_for(cleared, 10)
+
+
+async def test_a_look_that_never_comes_holds_up_nobody_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("apicas._runtime.processes.supervision.ANSWER_LIMIT", 0.01)
+    watch = Supervision()  # without its thread, as if that hung
+    await watch.cleared(watch.attempt())
+    assert "some of it may go on" in caplog.text
+
+
+@virtual
+async def test_a_pilot_that_starts_nothing_waits_for_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others have started in this process is not its business, and no look comes in virtual time."""
+    supervision().forget(supervision().attempt())
+    monkeypatch.setattr(Supervision, "cleared", lambda *_: pytest.fail("it waits"))
+    client = make_pool()
+    await client.upload([{}])
+
+    async def work(token: apicas.Token) -> None: ...
+
+    report = await apicas.run(work, client, environment=virtual_environment("one"))
+    assert report.done == 1
 
 
 # Worker processes

@@ -13,7 +13,9 @@ from typing import Final
 from apicas._documents import encode
 from apicas._runtime.attempts.logs import AttemptLog
 from apicas._runtime.commands.files import CommandFiles, FileOptions
-from apicas._runtime.commands.process import CommandOptions, CommandResult, complaint, perform
+from apicas._runtime.commands.messages import complaint
+from apicas._runtime.commands.options import CommandOptions, CommandResult
+from apicas._runtime.commands.running import perform
 from apicas._runtime.commands.templates import fill, fill_line, parse, parse_line
 from apicas.exceptions import CommandError, ConfigError, InvalidTokenError
 from apicas.modifiers import JOB_ID_FIELDS

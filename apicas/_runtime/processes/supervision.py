@@ -24,17 +24,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from apicas._runtime.environment import boot_id
-from apicas._runtime.processes import memory as supervisor_memory
-from apicas._runtime.processes.allotment import Environment
+from apicas._runtime.processes import memory
+from apicas._runtime.processes.attempt import Attempt
 from apicas._runtime.processes.marks import (
-    VARIABLE,
     Look,
     Mark,
     carrying,
@@ -62,55 +60,18 @@ LIMIT_SHARE: Final = 0.05
 """The same where an attempt has a limit of memory."""
 END_LIMIT: Final = 5.0
 """Seconds after KILL until those that do not die, because they hang in the kernel, are given up for now."""
+ANSWER_LIMIT: Final = 60.0
+"""Seconds that anybody waits for a look, at most. It takes milliseconds, and END_LIMIT where something hangs. A thread
+that hangs itself must not hold up a token for ever."""
 ORPHAN_GRACE: Final = 5.0
 """Seconds between TERM and KILL for what a dead pilot has left."""
 _EXISTS: Final = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # noqa: PTH112 - once, at the start
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One process that is started, with all that it starts.
-
-    Args:
-        number: no other one of this process has it.
-        value: its mark, and those around it.
-    """
-
-    number: int = 0
-    value: str = ""
-    session: int = 0
-    place: int | None = None
-    limit: int | None = None
-    """Bytes of memory that its token may take."""
-    group: object = None
-    """Attempts of the same group share the limit."""
-    on_excess: Callable[[int], None] | None = None
-    """Called in another thread, with the bytes that were taken."""
-    peak: int = 0
-    """Bytes of memory, as far as looks have shown it."""
-
-    def marked(self, environment: Environment) -> Environment:
-        """An environment with the mark, for its process.
-
-        Args:
-            environment: the whole of it; None for ours.
-        """
-        if not self.value:
-            return environment
-        if environment is None:
-            # The dictionary behind it, where there is one: a copy of the mapping takes a call for each variable.
-            ours: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
-            return {**ours, VARIABLE.encode(): self.value.encode()}
-        given: Mapping[Any, Any] = environment
-        if isinstance(next(iter(given), ""), bytes):
-            return {**given, VARIABLE.encode(): self.value.encode()}
-        return {**given, VARIABLE: self.value}
-
-
 class Supervision:
     """Of this process."""
 
-    kernel_kills: Final = supervisor_memory.kills
+    kernel_kills: Final = memory.kills
     """Those of others, for want of memory."""
 
     def __init__(self) -> None:
@@ -119,6 +80,8 @@ class Supervision:
         self._value = together(inherited(boot_id()), self._mark)[:-1]
         """Of the variable, up to the number of an attempt."""
         self._numbers = itertools.count(1)
+        self.started = 0
+        """How many attempts there have been."""
         self._known: dict[int, Attempt] = {}
         self._table = SessionTable()
         self._supervisor: Supervisor | None = None
@@ -126,7 +89,7 @@ class Supervision:
         self._has_left = False
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
-        self._sampler = supervisor_memory.Sampler(self._mark.pilot)
+        self._sampler = memory.Sampler(self._mark.pilot)
         self._waiting: deque[Callable[[], None]] = deque()
         """Never another object: who appends may be held up between reading this name and appending."""
         self._is_asleep = self._is_slow = False
@@ -156,7 +119,7 @@ class Supervision:
 
     def attempt(self) -> Attempt:
         """A new attempt, whose process is to be started now."""
-        number = next(self._numbers)
+        number = self.started = next(self._numbers)
         attempt = Attempt(number, f"{self._value}{number}")
         self._known[number] = attempt
         return attempt
@@ -187,7 +150,7 @@ class Supervision:
     def cleared(self, attempt: Attempt | None = None) -> asyncio.Future[None]:
         """Done when nothing is left of an attempt, and of all others that have ended.
 
-        What does not die of a KILL is given up after END_LIMIT.
+        What does not die of a KILL is given up after END_LIMIT, and the wait for all that after ANSWER_LIMIT.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -195,6 +158,8 @@ class Supervision:
             self.forget(attempt)
         if self._has_left or self._is_looking:
             self._waiting.append(partial(_tell, loop, future))
+            limit = loop.call_later(ANSWER_LIMIT, _give_up, future)
+            future.add_done_callback(lambda _: limit.cancel())
             self._wake()
         else:
             future.set_result(None)
@@ -325,6 +290,7 @@ class Unsupervised(Supervision):
 
     def __init__(self) -> None:
         self._supervisor = None
+        self.started = 0
 
     def attempt(self) -> Attempt:
         """One without a mark."""
@@ -407,6 +373,12 @@ def _cost(look: Callable[[], object]) -> float:
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     with suppress(RuntimeError):  # its loop is closed
         loop.call_soon_threadsafe(_resolve, future)
+
+
+def _give_up(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        log.warning("what ended processes have left was not looked for within %g s: some of it may go on", ANSWER_LIMIT)
+        future.set_result(None)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
