@@ -12,13 +12,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 from aiohttp import web
 
 from apicas.clients.couch import CouchClient
-from apicas.clients.couch.failures import translated
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.exceptions import (
     AccessDeniedError,
@@ -621,13 +619,6 @@ async def test_certificates_are_verified(certificate: tuple[Path, Path], tmp_pat
                 assert not client.replicated
     with pytest.raises(ConfigError, match="ca_file"):
         await make(script, ca_file=tmp_path / "nothing.pem").open()
-
-
-async def test_for_a_certificate_that_is_too_old_nobody_is_sent_to_look_for_an_authority() -> None:
-    key = aiohttp.client_reqrep.ConnectionKey("127.0.0.1", 6984, True, True, None, None, None)
-    refused = ssl.SSLCertVerificationError(1, "certificate verify failed: certificate has expired")
-    with pytest.raises(ConfigError, match=r"expired$"), translated("https://127.0.0.1:6984/pool", ConfigError):
-        raise aiohttp.ClientConnectorCertificateError(key, refused)
 
 
 async def test_http_to_a_port_for_https_is_no_outage() -> None:
