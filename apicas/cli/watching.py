@@ -151,8 +151,11 @@ class _Watch:
         states = {str(state): counts.get(str(state), 0) for state in STATES}
         at = time.monotonic()
         self._pace.note(at, states["done"] + states["error"])
-        if at - self._found_at >= HOLDERS_INTERVAL:
-            self._found, self._found_at = await holders_in(self._client) if states["locked"] else (), at
+        if not states["locked"]:
+            # Whoever comes next is seen at the next look.
+            self._found, self._found_at = (), -HOLDERS_INTERVAL
+        elif at - self._found_at >= HOLDERS_INTERVAL:
+            self._found, self._found_at = await holders_in(self._client), at
         now = datetime.now().astimezone()
         self._last = Look(now, states, self._pace.rate, self._found, self._client.time())
         return self._last

@@ -12,7 +12,9 @@ import pytest
 from apicas._documents import decode
 from apicas.cli.holders import holders
 from apicas.cli.watching import Look, Pace, summary
+from apicas.clients.memory import MemoryClient
 from apicas.exceptions import PoolUnavailableError
+from apicas.iterators import BasicViewIterator
 from tests.cli.program import Program
 from tests.cli.test_commands import fill
 from tests.cli.test_pilots import NOW, claimed
@@ -144,3 +146,17 @@ async def test_while_the_server_is_away_the_last_look_is_shown_on() -> None:
     assert (seen.counts["todo"], seen.problem) == (1, "no answer")
     client.is_away = False
     assert (await watch.look()).problem == ""
+
+
+async def test_pilots_that_begin_are_seen_at_the_next_look() -> None:
+    """And not ten seconds later, when those who hold tokens are looked for again."""
+    from apicas.cli.watching import _Watch
+
+    async with MemoryClient() as client:
+        await client.upload([{"_id": "t"}])
+        watch = _Watch(client)
+        assert (await watch.look()).found == ()
+        async with BasicViewIterator(client) as tokens:
+            async for token in tokens:
+                (holder,) = (await watch.look()).found
+                assert [held["_id"] for held in holder.tokens] == [token.id]

@@ -7,10 +7,13 @@ import errno
 import importlib
 import json
 import logging
+import re
 import shutil
+import ssl
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +45,8 @@ TESTED: Final[dict[str, dict[str, int]]] = {
     "actors.md": {"python": 2, "sh": 1},
     "batch.md": {"console": 1},
     "configuration.md": {"console": 2, "python": 1},
-    "couchdb.md": {"ini": 1, "sh": 1},
+    "couchdb.md": {"ini": 1, "sh": 2},
+    "gpus.md": {"console": 2, "python": 1},
     "logs.md": {"console": 1, "python": 1},
     "observability.md": {"console": 2, "python": 1},
     "outbox.md": {"python": 1},
@@ -162,6 +166,19 @@ async def test_cores_and_the_end_of_the_job(session: Session) -> None:
         await pool.upload([{"_id": "t", "cores": 1, "memory": "1M"}])
         await execute(blocks(page, "python")[0], {"apicas": apicas, "pool": pool, "work": work})
         assert (await pool.fetch("t")).state == "done"
+
+
+async def test_gpus_that_are_pretended(session: Session) -> None:
+    page = DOCS / "gpus.md"
+    session.read(page)
+    ids = re.findall(r'"_id":"(\w+)"', session.run("apicas ls done --json"))
+    seen = {tuple(session.run(f"apicas logs {name}").split()) for name in ids}
+    assert [name for name, *_ in sorted(seen)] == ["m31", "m33", "m51"]
+    assert {words[1:] for words in seen} == {("on", "GPU", "2"), ("on", "GPU", "3")}
+    async with MemoryClient() as pool:
+        await pool.upload([{"_id": str(number)} for number in range(2)])
+        await execute(blocks(page, "python")[0], {"apicas": apicas, "pool": pool})
+        assert {(await pool.fetch(str(number)))["output"] for number in range(2)} == {"on GPU 0", "on GPU 1"}
 
 
 def test_logs_of_attempts(session: Session) -> None:
@@ -310,10 +327,29 @@ def _program(block: str) -> str:
 @pytest.mark.couchdb
 def test_a_pool_on_couchdb_with_users(served: Callable[[str, str], Session]) -> None:
     session = served("couch.example.org:6984", "boss")
-    lines = [line.partition("  #")[0].strip() for line in blocks(DOCS / "couchdb.md", "sh")[0].splitlines()]
+    lines = [line.partition("  #")[0].strip() for line in blocks(DOCS / "couchdb.md", "sh")[1].splitlines()]
     typed = {"apicas passwd": "secret\n", "apicas users add ann --member": "y\nhers\nhers\n"}
     printed = {line: session.run(line, typed.get(line, "")) for line in lines}
     assert "ann" in printed["apicas users list"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_the_certificate_is_believed(session: Session) -> None:
+    """By those who have the authority's, for that name, with the strictness that newer versions of Python have."""
+    session.run(blocks(DOCS / "couchdb.md", "sh")[0])
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    server.load_cert_chain(session.directory / "cert.pem", session.directory / "key.pem")
+    client.load_verify_locations(session.directory / "ca.pem")
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(back, there, server_hostname="couch.example.org"),
+        server.wrap_bio(there, back, server_side=True),
+    )
+    for end in ends * 2:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert ends[0].version()
 
 
 def test_the_servers_settings_can_be_read() -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import ssl
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from inspect import signature
+from ipaddress import ip_address
 from pathlib import Path
 
+import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from apicas.clients.couch import CouchClient
+from apicas.clients.couch.failures import translated
 from apicas.configuration import configure
-from apicas.exceptions import ConfigError
+from apicas.exceptions import ConfigError, PoolUnavailableError
 from tests.cli.program import Program
 from tests.integration.scripted import Script, playing
 
@@ -36,6 +47,41 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         return certificate, key
 
     return make
+
+
+def issued(
+    directory: Path, *, name: str = "127.0.0.1", days: tuple[int, int] = (-1, 1), can_sign: bool = True
+) -> tuple[Path, Path, Path]:
+    """An authority's certificate, and a server's by it with its key.
+
+    Args:
+        directory: where the files go.
+        name: the address that the server's is for.
+        days: from when until when it is valid, counted from now.
+        can_sign: whether the authority's says what its key is for, without which newer versions of Python refuse it.
+    """
+    now = datetime.now(UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    authority, server = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("Survey CA", name))
+    usage = dict.fromkeys(signature(x509.KeyUsage).parameters, False)
+    own = x509.CertificateBuilder().subject_name(authority).issuer_name(authority).public_key(keys[0].public_key())
+    own = own.serial_number(1).not_valid_before(now - timedelta(days=9)).not_valid_after(now + timedelta(days=9))
+    own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    if can_sign:
+        own = own.add_extension(x509.KeyUsage(**{**usage, "key_cert_sign": True}), critical=True)
+    own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key()), critical=False)
+    theirs = x509.CertificateBuilder().subject_name(server).issuer_name(authority).public_key(keys[1].public_key())
+    begin, end = (now + timedelta(days=number) for number in days)
+    theirs = theirs.serial_number(2).not_valid_before(begin).not_valid_after(end)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(name))])
+    theirs = theirs.add_extension(names, critical=False)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())
+    theirs = theirs.add_extension(identifier, critical=False)
+    paths = directory / "ca.pem", directory / "cert.pem", directory / "key.pem"
+    for path, made in zip(paths, (own, theirs), strict=False):
+        path.write_bytes(made.sign(keys[0], hashes.SHA256()).public_bytes(Encoding.PEM))
+    paths[2].write_bytes(keys[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
 
 
 def serving(certificate: tuple[Path, Path]) -> ssl.SSLContext:
@@ -132,3 +178,77 @@ async def test_a_server_without_tls_gets_nothing_from_an_https_address() -> None
         with pytest.raises(ConfigError, match="no trusted connection"):
             await pool(script).open()
     assert not script.seen
+
+
+async def test_an_authority_of_one_s_own_lets_in(tmp_path: Path) -> None:
+    authority, *certificate = issued(tmp_path)
+    async with playing(serving((certificate[0], certificate[1]))) as script, pool(script, ca_file=authority):
+        assert script.seen
+
+
+@pytest.mark.parametrize(
+    ("days", "name", "said"),
+    [
+        ((-2, -1), "127.0.0.1", "certificate has expired; who runs the server has to renew it"),
+        ((1, 2), "127.0.0.1", "not valid yet: is the clock of this machine right"),
+        ((-1, 1), "127.0.0.2", "the address has to have a name that the certificate is for"),
+    ],
+)
+async def test_why_a_certificate_is_not_believed_is_said(
+    tmp_path: Path, days: tuple[int, int], name: str, said: str
+) -> None:
+    """In one line, and without naming a setting that would not help."""
+    authority, *certificate = issued(tmp_path, days=days, name=name)
+    async with playing(serving((certificate[0], certificate[1]))) as script:
+        with pytest.raises(ConfigError, match=said) as refused:
+            await pool(script, ca_file=authority).open()
+    assert not script.seen
+    assert "ca_file" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_whose_certificates_to_trust_is_said_to_be_set(apicas: Program, tmp_path: Path) -> None:
+    _, *certificate = issued(tmp_path)
+    async with playing(serving((certificate[0], certificate[1]))) as script:
+        told = await asyncio.to_thread(apicas, "doctor", "--pool", f"{script.url}/pool")
+    assert not script.seen
+    assert told.code == 2
+    assert "`apicas config set ca_file FILE` names whose to trust" in told.out
+    assert "unable to get local issuer certificate" in told.out
+
+
+async def test_an_authority_that_does_not_say_that_it_signs_is_named_as_the_reason(tmp_path: Path) -> None:
+    """Python 3.13 and later ask for it, with the context that everybody uses; the ones before do not."""
+    authority, *certificate = issued(tmp_path, can_sign=False)
+    async with playing(serving((certificate[0], certificate[1]))) as script:
+        if ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT:
+            with pytest.raises(ConfigError, match="key usage"):
+                await pool(script, ca_file=authority).open()
+        else:
+            async with pool(script, ca_file=authority):
+                assert script.seen
+
+
+async def test_an_http_address_at_a_port_for_https_is_told_at_once(certificates: Certificates) -> None:
+    """What a server of TLS answers to a request in the open is an alert, which is no reason to try again."""
+
+    async def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"\x15\x03\x01\x00\x02\x02\x0a")
+        writer.close()
+
+    requests: list[bytes] = []
+    server = await asyncio.start_server(alert, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigError, match="speaks https on that port, write https://"):
+            await CouchClient(f"http://127.0.0.1:{port}", "pool", "me", "s3cr3t").open()
+    assert len(requests) == 1
+
+
+def test_a_port_that_hears_tls_and_says_nothing_may_speak_http() -> None:
+    """CouchDB's own does so, and nobody connects within the time for it."""
+    for address, hint in (("https://couch.example/pool", True), ("http://couch.example/pool", False)):
+        with pytest.raises(PoolUnavailableError, match="timed out") as error, translated(address, ConfigError):
+            raise aiohttp.ConnectionTimeoutError
+        assert ("speaks http only" in str(error.value)) is hint

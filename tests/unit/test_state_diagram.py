@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import apicas
 from apicas.modifiers import CLAIM_FIELDS
@@ -47,3 +50,16 @@ def test_the_reference_names_all_that_is_public() -> None:
     reference = (ROOT / "docs/reference.md").read_text()
     named = set(re.findall(r"^\.\. auto\w+:: (\w+)$", reference, re.MULTILINE))
     assert named == {name for name in apicas.__all__ if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("name", ["embedding", "events", "metrics", "picas", "testing"])
+def test_the_reference_names_all_of_a_public_module(name: str) -> None:
+    module = importlib.import_module(f"apicas.{name}")
+    reference = (ROOT / "docs/reference.md").read_text()
+    named = set(re.findall(rf"^\.\. auto\w+:: apicas\.{name}\.(\w+)$", reference, re.MULTILINE))
+    own = {
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
+    }
+    assert named == set(getattr(module, "__all__", own))
