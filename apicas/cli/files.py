@@ -28,7 +28,7 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
     """
     final = Path(path)
     if replace and _is_device(final):
-        with final.open("wb") as device:
+        with _told(path), final.open("wb") as device:
             yield device
         return
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
@@ -42,20 +42,27 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {_reason(error)}") from error
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, final)  # noqa: PTH105 - as atomic as rename, and says that it replaces
-        reserved = None
-        sync_directory(final.parent)
-    except OSError as error:
-        raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
+        with _told(path):
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, final)  # noqa: PTH105 - as atomic as rename, and says that it replaces
+            reserved = None
+            sync_directory(final.parent)
     finally:
         for left in (part, reserved):
             if left is not None:
                 with suppress(OSError):
                     left.unlink()
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
 
 
 def _is_device(path: Path) -> bool:

@@ -312,6 +312,27 @@ def test_a_pipe_that_stands_there_is_written_to(filled: Program) -> None:
     assert filled("export", "new", "-o", ".").code in {1, 2}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_device_that_takes_nothing_is_one_line(filled: Program) -> None:
+    result = filled("export", "-o", "/dev/full")
+    assert (result.code, result.error) == (1, "apicas: /dev/full cannot be written: No space left on device")
+
+
+def test_a_pipe_whose_reader_goes_is_one_line(filled: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(filled.directory / "pipe")
+    reader = os.open(filled.directory / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    original = carrying.Carrier.add
+
+    async def add(carrier: carrying.Carrier, documents: Any) -> None:
+        os.close(reader)
+        monkeypatch.undo()
+        await original(carrier, documents)
+
+    monkeypatch.setattr(carrying.Carrier, "add", add)
+    result = filled("export", "-o", "pipe")
+    assert (result.code, result.error) == (1, "apicas: pipe cannot be written: Broken pipe")
+
+
 def test_an_export_under_the_name_of_an_archive_is_refused(filled: Program) -> None:
     assert "`apicas archive` archives" in filled("export", "-o", "x.tar.gz").error
 
