@@ -1,7 +1,18 @@
 """apicas: pilot jobs on a pool of tokens, in asyncio. The successor of PiCaS.
 
-The names here are the public ones. Clients, the actor and the pilot are imported when they are first used, so that
-`apicas --help` and small scripts do not wait for what they do not need.
+    async def square(token):
+        return token.input ** 2
+
+    async with apicas.connect("sqlite:///pool.db") as client:
+        await client.upload({"input": n} for n in range(1000))
+    report = await apicas.run(square, "sqlite:///pool.db", workers=8)
+
+Begin with `run`, or `RunActor` for a class with hooks; `connect` opens a pool, `BasicViewIterator` claims tokens by
+hand, `Retry`, `Fail` and `Release` say how one ends, and every error is an `ApicasError`.
+
+The names here are the public ones, beside those of apicas.configuration, apicas.embedding, apicas.events,
+apicas.metrics, apicas.picas and apicas.testing. Each is imported when it is first used, so that `apicas --help` and
+small scripts wait for nothing that they do not need.
 """
 
 from __future__ import annotations
@@ -10,7 +21,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apicas._runtime.commands.process import CommandResult, run_command
+    from apicas._runtime.commands.options import CommandResult
+    from apicas._runtime.commands.running import run_command
     from apicas._runtime.options import RunOptions
     from apicas._runtime.reports import Report
     from apicas.actors import RunActor, run
@@ -52,7 +64,8 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "_runtime.options": ("RunOptions",),
-    "_runtime.commands.process": ("CommandResult", "run_command"),
+    "_runtime.commands.options": ("CommandResult",),
+    "_runtime.commands.running": ("run_command",),
     "_runtime.reports": ("Report",),
     "actors": ("RunActor", "run"),
     "clients.connect": ("connect",),

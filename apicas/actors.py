@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import TypedDict, Unpack
 
@@ -33,6 +33,8 @@ from apicas._runtime.reports import Report
 from apicas._runtime.signals import SignalLadder
 from apicas._runtime.survey import make_room
 from apicas._runtime.typed import with_typed_input
+from apicas._spelling import unknown_options
+from apicas.clients.base import PoolClient
 from apicas.clients.connect import connect
 from apicas.clients.port import Client
 from apicas.events import Observer
@@ -63,7 +65,7 @@ class RunKeywords(TypedDict, total=False):
     stop_arguments: Mapping[str, Any]
     grace: float
     claim_ahead: int | None
-    on_progress: Callable[[Report], None] | None
+    on_progress: Callable[[Report], object] | None
     handle_signals: bool
     executor: ExecutorChoice
     on_lost_contact: OnLostContact
@@ -79,12 +81,27 @@ class RunActor:
     every token, cleanup_env at every end, failures included. If prepare_env raises nothing is claimed and run()
     raises it; if prepare_run raises the token has failed, and process_token is left out.
 
+        class Squares(apicas.RunActor):
+            async def process_token(self, token):
+                return token.input ** 2  # becomes token.output; an exception is recorded, and the token tried again
+
+        async with apicas.connect("sqlite:///pool.db") as client:
+            report = await Squares(apicas.BasicViewIterator(client)).run(workers=8, max_scrub=2)
+
+    Annotate process_token with `token: Token[Model]`, where Model is a msgspec Struct, a pydantic model or a dataclass,
+    and `token.input` is checked and made into one.
+
     Args:
         iterator: claims the tokens.
         modifier: changes tokens; the iterator's where it is left out.
+
+    Raises:
+        ConfigError: the iterator is a client.
     """
 
     def __init__(self, iterator: ViewIterator, modifier: TokenModifier | None = None) -> None:
+        if isinstance(iterator, PoolClient):  # what PiCaS's actors take
+            raise ConfigError(f"{type(self).__name__} takes an iterator: write BasicViewIterator(client)")
         self.iterator = iterator
         self.modifier: TokenModifier = modifier or iterator.modifier
 
@@ -147,7 +164,7 @@ def run_options(keywords: dict[str, Any]) -> RunOptions:
     unknown = {name: keywords.pop(name) for name in list(keywords) if name not in known}
     if unknown:
         if keywords.get("stop_function") is None:
-            raise ConfigError(f"run() has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+            raise ConfigError(unknown_options("run()", unknown, known | IteratorKeywords.__annotations__.keys()))
         keywords["stop_arguments"] = {**keywords.get("stop_arguments", {}), **unknown}
     return RunOptions(**keywords)
 
@@ -256,7 +273,8 @@ async def run(
     """
     make_iterator, run_settings = run_plan({"handle_signals": True, **options})
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connect(pool)) if isinstance(pool, str) else pool
+        is_client = not isinstance(pool, str) and hasattr(pool, "default_lease")
+        client: Any = pool if is_client else await stack.enter_async_context(connect(cast("str", pool)))
         iterator = make_iterator(client)
         return await run_pilot(iterator, work_maker(work, iterator), run_settings)
 

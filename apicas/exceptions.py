@@ -76,7 +76,7 @@ class CommandError(ApicasError):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code: int = exit_code
 
 
 class OutputError(ApicasError):
@@ -110,7 +110,7 @@ class Fail(Decision):
 
     def __init__(self, reason: str = "failed", *, exit_code: int = 1) -> None:
         super().__init__(reason)
-        self.exit_code = exit_code or 1
+        self.exit_code: int = exit_code or 1
 
 
 class Release(Decision):

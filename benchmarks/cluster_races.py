@@ -39,7 +39,8 @@ from apicas.clients.base import PoolClient
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.exceptions import PoolError
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import MAX_CLAIM, LeaseTimes
+from apicas.policies.claiming import MAX_CLAIM
+from apicas.policies.leases import LeaseTimes
 from apicas.tokens import TokenState, state_of
 from benchmarks.disturbance import Disturbance
 

@@ -171,7 +171,7 @@ def _about_lanes(summary: Summary) -> str:
     shown = f"{_many(len(summary.lanes), 'slot')}, a row each."
     if summary.is_thinned:
         return f"{shown} Too many tokens to show each: the darker, the busier; red is the share of failures."
-    return f"{shown} A bar is the work on one token."
+    return f"{shown} A bar is the work on one token, in the colours from above; blue has not ended."
 
 
 def _about_durations(summary: Summary) -> str:
@@ -204,7 +204,8 @@ def _reasons(summary: Summary) -> str:
     most = sorted(summary.reasons.values(), key=lambda each: -each[0])
     rows = [[f"{count:,}", clipped(reason, 300), clipped(token, 120)] for count, reason, token in most[:MAX_ROWS]]
     total = sum(summary.ended[ending] for ending in BAD)
-    about = f"{_many(total, 'attempt')} did not succeed, for {_many(len(most), 'kind')} of reasons; numbers may differ."
+    why = _many(len(most), "reason")
+    about = f"{_many(total, 'attempt')} did not succeed, for {why}; those that differ in numbers only count as one."
     return _table("Failures by reason", about, [("Times", "n"), ("Reason", ""), ("Such a token", "id")], rows)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Final, TypeAlias
 
+from apicas._documents import shown
 from apicas._runtime.choices import ExecutorChoice, check_executor
 from apicas._runtime.keeping.keeper import OnLostContact
 from apicas._runtime.reports import Report
@@ -18,6 +20,9 @@ Amounts: TypeAlias = str | Mapping[str, Any]
 
 END_MARGIN: Final = 10.0
 """Seconds that a pilot needs at most for handing back and leaving, once the grace period is over."""
+_POSITIVE: Final = frozenset({"workers", "max_tokens", "max_token_memory"})
+_SECONDS: Final = frozenset({"max_token_time", "max_total_time"})
+_NUMBERS: Final = (*_POSITIVE, *_SECONDS, "max_scrub", "retry_delay", "grace", "claim_ahead", "end_margin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ class RunOptions:
     stop_arguments: Mapping[str, Any] = field(default_factory=dict)
     grace: float = 20.0
     claim_ahead: int | None = None
-    on_progress: Callable[[Report], None] | None = None
+    on_progress: Callable[[Report], object] | None = None
     handle_signals: bool = False
     executor: ExecutorChoice | None = None
     on_lost_contact: OnLostContact | None = None
@@ -95,15 +100,19 @@ class RunOptions:
             check_executor(self.executor)
         if self.workers is not None and self.resources is not None:
             raise ConfigError("workers and resources both say how many tokens are worked at once: give one of them")
-        for name in ("workers", "max_tokens", "max_token_memory"):
+        for name in _NUMBERS:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; it is at least 1")
-        for name in ("max_token_time", "max_total_time"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value:g} s; it is more than 0")
-        for name in ("max_scrub", "retry_delay", "grace", "claim_ahead", "end_margin"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} is {value:g}; it is not negative")
+            if value is not None:
+                _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, Real):
+        raise ConfigError(f"{name} is {shown(value)}; it is a number")
+    number = float(value)
+    if name in _POSITIVE and number < 1:
+        raise ConfigError(f"{name} is {value}; it is at least 1")
+    if name in _SECONDS and not number > 0:
+        raise ConfigError(f"{name} is {number:g} s; it is more than 0")
+    if number < 0:
+        raise ConfigError(f"{name} is {number:g}; it is not negative")

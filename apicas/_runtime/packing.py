@@ -23,7 +23,7 @@ from apicas._runtime.processes.allotment import running_allocation
 from apicas._runtime.room import Rate, Room
 from apicas._runtime.stock import Stock
 from apicas._runtime.timing import by_itself, drains_at, note, opened
-from apicas.policies import CLAIM_PORTION, claim_ahead
+from apicas.policies.claiming import CLAIM_PORTION, claim_ahead
 from apicas.tokens import Token
 
 MIN_WORKERS: Final = 256

@@ -6,101 +6,47 @@ cancel it, hand it back, write what waits, and only then let the leases go.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from signal import SIGTERM, SIGUSR1
-from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 from anyio import to_thread
 
+from apicas._runtime.attempts.current import memory_limit
 from apicas._runtime.choices import ExecutorChoice
-from apicas._runtime.commands.process import SIGNAL_BASE, leave_nothing, memory_limit
 from apicas._runtime.event_file import EventFile
 from apicas._runtime.executor import Executor, ExecutorOptions
+from apicas._runtime.feeder import Feeder
+from apicas._runtime.holdings import Holdings
 from apicas._runtime.hooks import Work
 from apicas._runtime.isolation.isolation import Isolation
 from apicas._runtime.isolation.pool import ProcessPool
 from apicas._runtime.keeping.keeper import Keeper, Tally
 from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict, describe, only_leaf
-from apicas._runtime.keeping.settlements import Ending
 from apicas._runtime.options import RunOptions
+from apicas._runtime.processes.running import SIGNAL_BASE, leave_nothing
 from apicas._runtime.reports import Report
 from apicas._runtime.room import Room, Workers
+from apicas._runtime.source import TokenSource
 from apicas._runtime.telling import Teller
 from apicas.exceptions import CommandError, ConfigError, Release, Retry
-from apicas.policies import CALM_TIME
 from apicas.tokens import Token
-
-__all__ = ["Pilot", "Report", "RunOptions", "TokenSource"]
 
 log = logging.getLogger("apicas")
 
-UNSTARTED_LIMIT = 30.0
-"""Seconds after which a token that was claimed ahead, and has not started, is handed back."""
-MAX_UNWRITTEN = 1000
-"""Outcomes that wait to be written, or are being written, beyond which nothing is claimed: a store that is behind with
-them would get ever more, and each is kept in memory until then."""
 PROGRESS_INTERVAL = 0.25
 """Seconds between two calls of on_progress."""
 LATE_LOOK: Final = 5.0
 """Seconds between two looks for tokens that wait, and would no longer be over before the end of the batch job."""
-REFUSED_AFTER: Final = 60.0
-"""Seconds before a token is claimed again that was claimed without a look at what it asks, and can never start here."""
 TOLD_TO_END: Final = frozenset({SIGNAL_BASE + SIGUSR1, SIGNAL_BASE + SIGTERM})
 """Exit codes of a command that was ended by SIGUSR1 or SIGTERM."""
 SIGNAL_TIME: Final = 1.0
 """Seconds within which a signal for the whole batch job comes to all its processes: a command may have it first."""
-
-
-class TokenSource(Protocol):
-    """What a pilot asks of an iterator; see apicas.iterators.ViewIterator."""
-
-    @property
-    def keeper(self) -> Keeper:
-        """What keeps its tokens; RuntimeError before it is entered."""
-        ...
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        ...
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether `claim` may be called again before it has answered."""
-        ...
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None: ...
-
-    async def claim(self, wanted: int = 1) -> list[Token]:
-        """Claim up to `wanted` tokens; none only if there is none to be had for certain."""
-        ...
-
-    async def more(self) -> bool:
-        """Wait until there may be something to claim again; False at the end."""
-        ...
-
-    async def wait_for_work(self, longest: float) -> bool:
-        """Wait until it is time to claim again, at most so many seconds, and not beyond `stop`."""
-        ...
-
-    def stop(self) -> None:
-        """Hand out nothing from now on."""
-        ...
-
-    def resume(self) -> None:
-        """Take `stop` back."""
-        ...
 
 
 class Pilot:
@@ -118,22 +64,13 @@ class Pilot:
         self._work = work
         self._options = options
         self._room: Room = Workers(room, options.claim_ahead) if isinstance(room, int) else room
-        self._changed = asyncio.Event()
-        self._came_back = anyio.Event()
-        self._is_behind = False
-        """Whether nothing is claimed because too many outcomes wait to be written."""
         self._reason = ""
         self._draining = anyio.Event()
         self._writing = anyio.CancelScope()
-        self._mine: dict[int, Token] = {}
-        """What was claimed and has not been given back."""
-        self._started = 0
-        self._asked = 0
-        """Tokens that claims under way are to bring."""
-        self._is_plenty = False
-        """Whether the last claim brought all that it was to bring."""
         self._keeper: Keeper
         self._executor: Executor
+        self._holdings: Holdings
+        self._feeder: Feeder
         self._processes: ProcessPool | None = None
         self._entered = False
         self._begun = 0.0
@@ -184,7 +121,7 @@ class Pilot:
                 for _ in range(self._room.workers):
                     group.start_soon(self._work_tokens)
                 with self._feeding:
-                    await self._feed()
+                    await self._feeder.feed()
                 self._room.stock.close()
             with self._writing:
                 await self._keeper.wait_until_written()
@@ -201,18 +138,12 @@ class Pilot:
         self._begun = self._keeper.environment.monotonic()
         await self._have_told()
         self._room.open(self._keeper.environment.monotonic)
-        stack.callback(setattr, self._keeper.claimer, "choose", self._keeper.claimer.choose)
-        self._keeper.claimer.choose = self._room.choose
-        if self._options.max_scrub is not None:
-            self._keeper.limit_scrubs(self._options.max_scrub)
-        if self._options.retry_delay is not None:
-            self._keeper.delay_retries(self._options.retry_delay)
-        if self._options.on_lost_contact is not None:
-            self._keeper.heed_lost_contact(self._options.on_lost_contact)
-        if self._options.logs is not None:
-            await self._keeper.keep_logs(self._options.logs)
-        stack.callback(self._keeper.watch_endings(self._note_ending))
-        stack.callback(self._give_back_all)
+        candidates = self._keeper.claimer.candidates
+        stack.callback(setattr, candidates, "choose", candidates.choose)
+        candidates.choose = self._room.choose
+        await self._set_keeper()
+        self._holdings = Holdings(self._keeper, self._room, self._teller)
+        stack.callback(self._holdings.give_back_all)
         stack.push_async_callback(leave_nothing)
         stack.callback(memory_limit.reset, memory_limit.set(self._options.max_token_memory))
         self._before = replace(self._keeper.tally)
@@ -227,8 +158,25 @@ class Pilot:
             ),
             self._processes,
         )
-        self._executor.make_room = partial(self._hand_back_unstarted, math.inf)
+        self._executor.make_room = partial(self._holdings.give_back_unstarted, math.inf)
+        self._feeder = Feeder(
+            self._iterator, self._room, self._holdings, self._executor, self._options.max_tokens, self.stop
+        )
+        stack.callback(self._keeper.watch_endings(self._feeder.note_ending))
         self._entered = True
+        if self._reason:  # it was told to while it was entered
+            self._claim_no_more()
+
+    async def _set_keeper(self) -> None:
+        """Have the keeper do as the options say, where they say anything: it may have options of its own."""
+        if self._options.max_scrub is not None:
+            self._keeper.limit_scrubs(self._options.max_scrub)
+        if self._options.retry_delay is not None:
+            self._keeper.delay_retries(self._options.retry_delay)
+        if self._options.on_lost_contact is not None:
+            self._keeper.heed_lost_contact(self._options.on_lost_contact)
+        if self._options.logs is not None:
+            await self._keeper.keep_logs(self._options.logs)
 
     async def _have_told(self) -> None:
         """Have observers told what happens, if there are any."""
@@ -292,15 +240,6 @@ class Pilot:
         if self._cleaning.cancelled_caught:
             log.warning("cleanup_env was cut after the grace period")
 
-    def _give_back_all(self) -> None:
-        """Hand back what a cancellation or an error left, wherever it was."""
-        for token in list(self._mine.values()):
-            self._give_back(token, Cut())
-
-    def _give_back(self, token: Token, verdict: Verdict) -> None:
-        self._mine.pop(id(token), None)
-        self._keeper.give_back(token, verdict)
-
     def _let_go(self) -> None:
         if self._has_stopped_it:
             self._iterator.resume()
@@ -324,111 +263,6 @@ class Pilot:
             left=0 if self._room.left is None else len(self._room.left),
         )
 
-    # Claiming. ----------------------------------------------------------------------------------------------------
-
-    async def _feed(self) -> None:
-        """Claim what the workers need, until the end."""
-        async with anyio.create_task_group() as group:
-            if self._iterator.overlaps and self._room.overlaps:
-                group.start_soon(self._feed_beside)
-            await self._feed_until_empty()
-
-    async def _feed_until_empty(self) -> None:
-        while not self._reason:
-            wanted = self._wanted()
-            if wanted <= 0:
-                await self._wait_for_change()
-            elif await self._claim(wanted) or self._room.is_full:
-                pass
-            elif self._holds_work:  # what is being worked may yet come back to todo
-                await self._wait_for_return()
-            elif not await self._has_more():
-                self.stop("the iterator was stopped" if self._iterator.stopped else self._why_empty())
-
-    async def _has_more(self) -> bool:
-        """Wait for more work; False where there will be none."""
-        if self._room.left is not None:
-            self._room.left.say()
-        return await self._iterator.more()
-
-    def _why_empty(self) -> str:
-        return "no more tokens for this node and time" if self._room.left else "no more tokens"
-
-    async def _feed_beside(self) -> None:
-        """Have a second claim under way as long as the workers are through with one before the next has come."""
-        while not self._reason:
-            wanted = self._wanted() if self._asked and self._is_plenty else 0
-            if wanted > 0:
-                await self._claim(wanted)
-            else:
-                await self._wait_for_change()
-
-    async def _claim(self, wanted: int) -> int:
-        """Claim tokens, hand them to the workers, and answer how many they are."""
-        self._asked += wanted
-        self._changed.set()
-        try:
-            tokens = await self._iterator.claim(wanted)
-        finally:
-            self._asked -= wanted
-            self._came_back.set()  # for whoever waits because of this claim
-        self._is_plenty = len(tokens) == wanted
-        self._take(tokens)
-        return len(tokens)
-
-    @property
-    def _holds_work(self) -> bool:
-        return bool(self._mine or self._asked or self._keeper.unwritten)
-
-    def _wanted(self) -> int:
-        room = self._room
-        room.measure()
-        self._is_behind = self._keeper.unwritten > MAX_UNWRITTEN
-        if self._is_behind:
-            return 0
-        if self._executor.wants_no_more or self._keeper.loop_lags:
-            room.low = math.inf
-            return 0
-        most = self._options.max_tokens
-        return room.wanted(self._asked, None if most is None else most - self._started)
-
-    def _take(self, tokens: list[Token]) -> None:
-        if self._teller is not None:
-            self._teller.claimed(tokens)
-        self._mine.update((id(token), token) for token in tokens)
-        if self._reason:
-            for token in tokens:
-                self._give_back(token, Cut())
-            return
-        for token, reason in self._room.put(tokens):
-            self._give_back(token, Raised(Release(reason, after=REFUSED_AFTER)))
-
-    async def _wait_for_change(self) -> None:
-        if self._changed.is_set():  # else the other feeder waits for it
-            self._changed = asyncio.Event()
-        with anyio.move_on_after(CALM_TIME if self._keeper.loop_lags else UNSTARTED_LIMIT / 2):
-            await self._changed.wait()
-        self._hand_back_unstarted(self._keeper.environment.monotonic() - UNSTARTED_LIMIT)
-
-    async def _wait_for_return(self) -> None:
-        """Wait for more work, or until a token of ours is back in todo, or nothing is held any more."""
-        self._came_back = anyio.Event()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._wait_for_work)
-            await self._came_back.wait()
-            group.cancel_scope.cancel()
-
-    async def _wait_for_work(self) -> None:
-        await self._iterator.wait_for_work(math.inf)
-        self._came_back.set()
-
-    def _hand_back_unstarted(self, before: float) -> None:
-        """Hand back buffered tokens that were claimed before a monotonic time: somebody else may be idle."""
-        if not self._entered:
-            return
-        for token in self._room.remove(before):
-            self._give_back(token, Cut())
-
     # Working. -----------------------------------------------------------------------------------------------------
 
     async def _work_tokens(self) -> None:
@@ -439,12 +273,13 @@ class Pilot:
     async def _work_some(self, token: Token | None) -> None:
         """Work a token, and at the same desk those that lie ready after it."""
         room, stock, teller = self._room, self._room.stock, self._teller
+        holdings, feeder = self._holdings, self._feeder
         verdict: Verdict | None = None
         with self._executor.desk() as desk:
             while token is not None:
                 verdict = None
                 room.begin(token)
-                self._started += 1
+                holdings.started += 1
                 if teller is not None:
                     teller.began(token)
                 turn = stock.turn()
@@ -454,7 +289,7 @@ class Pilot:
                     if teller is not None:
                         teller.ended(token)
                     if room.end(token, verdict):
-                        self._changed.set()
+                        feeder.changed.set()
                 if desk.is_cut or self._options.stop_function is not None:
                     break
                 if type(verdict) is Raised and _was_told_to_end(verdict):
@@ -476,8 +311,8 @@ class Pilot:
     def _finish(self, token: Token, verdict: Verdict) -> None:
         if not isinstance(verdict, Returned):
             _say_what_happened(token, verdict)
-        self._give_back(token, verdict)
-        if self._options.max_tokens is not None and self._started >= self._options.max_tokens:
+        self._holdings.give_back(token, verdict)
+        if self._options.max_tokens is not None and self._holdings.started >= self._options.max_tokens:
             self.stop(f"max_tokens={self._options.max_tokens} were worked")
 
     async def _ask_stop_function(self) -> None:
@@ -493,13 +328,6 @@ class Pilot:
         if over:
             self.stop("stop_function said so")
 
-    def _note_ending(self, ending: Ending) -> None:
-        if self._is_behind:
-            self._changed.set()
-        is_final = ending is Ending.DONE or ending is Ending.FAILED or ending is Ending.LOST
-        if not (is_final and self._holds_work):
-            self._came_back.set()
-
     # Ending. ------------------------------------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
@@ -510,11 +338,15 @@ class Pilot:
         if not self._iterator.stopped:
             self._has_stopped_it = True
             self._iterator.stop()
-        self._hand_back_unstarted(math.inf)
+        if self._entered:
+            self._claim_no_more()
+
+    def _claim_no_more(self) -> None:
+        self._holdings.take_no_more()
+        self._holdings.give_back_unstarted(math.inf)
         if self._processes is not None:
             self._processes.keep_none()
-        self._changed.set()
-        self._came_back.set()
+        self._feeder.stop()
 
     def drain(self, reason: str) -> None:
         """Stop, and give what runs the grace period to finish; then it is cancelled and handed back."""
@@ -543,7 +375,7 @@ class Pilot:
         """Drain in time before the batch job ends: what does not finish is handed back, and not cut off."""
         while (left := self._room.drains_at - self._keeper.environment.monotonic()) > 0:
             await anyio.sleep(min(left, LATE_LOOK))
-            self._hand_back_unstarted(-math.inf)  # what waits in vain
+            self._holdings.give_back_unstarted(-math.inf)  # what waits in vain
         if not self._draining.is_set():
             log.warning("the batch job ends in %.0f s: draining", left + self._options.margin)
             self.drain("the batch job is about to end")

@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 from typing_extensions import override
 
-from apicas._runtime.keeping.claims import Choice
+from apicas._runtime.keeping.candidates import Choice
 from apicas._runtime.keeping.outcomes import Verdict
 from apicas._runtime.left import Left
 from apicas._runtime.stock import Stock
-from apicas.policies import CLAIM_PORTION, claim_ahead
+from apicas.policies.claiming import CLAIM_PORTION, claim_ahead
 from apicas.tokens import Token
 
 RATE_TIME: Final = 0.1

@@ -28,6 +28,9 @@ PiCaS's conf.yml or ./picasconfig.py names, else sqlite:///apicas.db; `apicas co
 
 {EXIT_CODES}"""
 
+_STATE_OPTIONS = frozenset({"--state", "--status", "--todo", "--locked", "--done", "--error"})
+_TAKES_VIEWS = frozenset({"ls", "reset", "delete", "export", "archive", "edit"})
+"""Commands of which people expect such options: a state is an argument there."""
 _IN_A_URL = frozenset("@%")
 """Without one of these no URL holds a password: an at sign stands behind it, plain or quoted."""
 
@@ -134,6 +137,9 @@ def _tell_usage(error: typer.TyperException) -> ExitCode:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help, where no command was given; typer exports no such name
         typer.echo(message, err=True)
         return ExitCode.REFUSED
+    is_state = getattr(error, "option_name", None) in _STATE_OPTIONS
+    if is_state and context is not None and context.info_name in _TAKES_VIEWS:
+        message = f"{message.partition(' (')[0]}: a state is a word of its own, as in `{context.command_path} error`"
     hint = f" (see `{context.command_path} --help`)" if context is not None else ""
     tell(f"{message.removesuffix('.')}{hint}")
     return ExitCode.REFUSED

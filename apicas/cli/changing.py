@@ -12,7 +12,7 @@ import typer
 from apicas._documents import Document
 from apicas.cli.exits import ExitCode
 from apicas.cli.opening import patiently
-from apicas.cli.selection import Selection, Survey
+from apicas.cli.selection import Selection, Survey, tell_unknown_fields
 from apicas.cli.terminal import agree, plural, say, tell
 from apicas.clients.base import PoolClient
 from apicas.clients.port import SaveResult, SaveStatus
@@ -97,6 +97,8 @@ async def carry_out(
     what = f"{plural(survey.number)} {deed.meant} {client.address}"
     if dry_run or not survey.number:
         say(f"would {deed.verb} {what}" if survey.number else f"nothing to {deed.verb}: {what}")
+        if not survey.number:
+            await tell_unknown_fields(client, selection)
     else:
         agree(deed.question.format(what), yes=yes or survey.number <= deed.unasked)
         conclude(await change_all(client, selection, deed), deed.done)

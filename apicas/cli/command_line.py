@@ -119,7 +119,7 @@ def command_runner(
     from dataclasses import replace
 
     from apicas._runtime.commands.command import CommandRunner
-    from apicas._runtime.commands.process import CommandOptions
+    from apicas._runtime.commands.options import CommandOptions
 
     if not command:
         raise ConfigError("there is no command after --")

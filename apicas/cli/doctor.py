@@ -76,6 +76,12 @@ async def _findings(pool: str | None, outbox: str | None) -> Findings:
         advice = "put that right; `apicas config path --all` lists the files"
         yield wrong("configuration", str(error), advice, code=exit_code_of(error))
         return
+    try:
+        configuration.connect(create=False)  # not opened: only to see whether the address is one
+    except ApicasError as error:
+        advice = f"put the address right: it is from {configuration.source}"
+        yield wrong("configuration", str(error), advice, code=exit_code_of(error))
+        return
     yield fine("configuration", _described(configuration))
     for note in configuration.notes:
         yield wrong("configuration", note, "put that right, or say the pool and the password in another place")

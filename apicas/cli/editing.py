@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from apicas._documents import Document
 from apicas.cli.fields import NOTHING, assignment, with_value
 from apicas.exceptions import ConfigError
-from apicas.policies import LEASE_FIELDS
+from apicas.policies.fence import LEASE_FIELDS
 
 STORED: Final = ("_id", "_rev", "_attachments", "_conflicts")
 """What is never edited."""

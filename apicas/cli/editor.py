@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -106,7 +107,10 @@ class _Draft:
         Raises:
             ConfigError: there is no editor, or it failed.
         """
-        named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+        named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+        if named is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise ConfigError("there is no terminal for an editor: change fields with --set, or set $EDITOR")
+        named = named or "vi"
         # Ctrl-C is the editor's. A handler, and not SIG_IGN, which the editor would inherit.
         previous = signal.signal(signal.SIGINT, lambda _number, _frame: None)
         try:

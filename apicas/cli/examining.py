@@ -10,7 +10,15 @@ from urllib.parse import unquote
 from apicas.cli.exits import exit_code_of
 from apicas.cli.findings import Finding, Findings, fine, skipped, wrong
 from apicas.cli.terminal import plural
-from apicas.exceptions import ApicasError, ConfigError, PoolError, PoolInUseError, PoolNotFoundError
+from apicas.exceptions import (
+    AccessDeniedError,
+    ApicasError,
+    ConfigError,
+    PoolError,
+    PoolInUseError,
+    PoolNotFoundError,
+    PoolUnavailableError,
+)
 from apicas.tokens import TokenState
 from apicas.views import STATES
 
@@ -36,10 +44,21 @@ async def examine(configuration: Configuration, outbox: str | None) -> Findings:
             yield finding
             is_over = is_over or finding.is_last
     except ApicasError as error:
-        yield wrong("pool", str(error), "try again; if it stays so, ask who runs the pool", code=exit_code_of(error))
+        yield wrong("pool", str(error), _advice(configuration, error), code=exit_code_of(error))
         return
     if not is_over:
         yield await _outbox(configuration, outbox)
+
+
+def _advice(configuration: Configuration, error: ApicasError) -> str:
+    """What to do about an error that no look expected."""
+    if not configuration.is_remote and isinstance(error, ConfigError):
+        return f"is that the right file? It is named by {configuration.source}"
+    if not configuration.is_remote and isinstance(error, AccessDeniedError):
+        return "whose pool is it? Its owner may let you in: a pilot, and who looks, write to the file and beside it"
+    if not configuration.is_remote and isinstance(error, PoolUnavailableError):
+        return "make room on that disk, or let those finish who use the file; then try again"
+    return "try again; if it stays so, ask who runs the pool"
 
 
 # A file. --------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from apicas.cli.examining import examine_tokens
 from apicas.cli.exits import ExitCode, exit_code_of
@@ -34,6 +36,7 @@ _ROWS: Final = 50
 """Rows of a view that are compared with their documents."""
 _SERVER_ADMIN: Final = "_admin"
 _SPLIT_SHOWN: Final = 100
+_NAME: Final = re.compile(r"[a-z][a-z0-9_$()+/-]*", re.ASCII)
 _PATIENCE: Final = {"attempts": 2, "timeout": 15.0}
 
 
@@ -77,15 +80,28 @@ async def _server(configuration: Configuration) -> Finding:
     except PoolUnavailableError as error:
         advice = (
             "is the address right, is the server up, and may this node reach it? On batch nodes a firewall may stand "
-            "between; a proxy of the environment is not used"
+            f"between; a proxy of the environment is not used. {_other_scheme(configuration)}"
         )
         return wrong("server", str(error), advice, code=ExitCode.UNAVAILABLE, is_last=True)
     except (ConfigError, PoolError) as error:
         advice = "is that the address of a CouchDB server, with its database?"
+        if "expired" in str(error):
+            advice = "who runs the server renews its certificate; there is no way around that"
+        elif "certificate" in str(error):
+            advice = (
+                "who runs the server has the file that says whom to trust: `apicas config set ca_file FILE`; and the "
+                "certificate has to be for the name in the address"
+            )
         return wrong("server", str(error), advice, code=exit_code_of(error), is_last=True)
     finally:
         await client.aclose()
     return fine("server", _named(configuration, found))
+
+
+def _other_scheme(configuration: Configuration) -> str:
+    if configuration.pool.startswith("https:"):
+        return "Does the server speak https on that port? CouchDB's own are 6984 for https, and 5984 for http"
+    return "A server that wants https gives no answer to http either"
 
 
 def _named(configuration: Configuration, found: Mapping[str, Any]) -> str:
@@ -103,7 +119,8 @@ def _with_password(configuration: Configuration) -> tuple[Configuration, Finding
     try:
         return with_password(configuration), None
     except ConfigError as error:
-        advice = "`apicas passwd` keeps it for you"
+        more = "; or is it in the file that is told of above?" if configuration.notes else ""
+        advice = f"`apicas passwd` keeps it for you{more}"
         return configuration, wrong("login", str(error), advice, code=ExitCode.REFUSED, is_last=True)
 
 
@@ -167,6 +184,9 @@ def _no_member(configuration: Configuration, name: str | None, problem: str) -> 
 def _no_database(client: CouchClient, *, is_admin: bool) -> Finding:
     advice = "`apicas init` makes it" if is_admin else "an admin of the server makes it with `apicas init`"
     text = f"{client.address} does not exist"
+    if not _NAME.fullmatch(unquote(client.address.rpartition("/")[2])):
+        advice = "put the name right: CouchDB has lower-case letters, digits and _$()+-/ in it, a letter first"
+        return wrong("database", text, advice, code=ExitCode.REFUSED, is_last=True)
     return wrong("database", text, f"{advice}; or is its name another?", code=ExitCode.REFUSED, is_last=True)
 
 

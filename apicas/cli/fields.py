@@ -13,6 +13,7 @@ from apicas._documents import Document, Unstorable, decode, encode
 from apicas._javascript import to_number
 from apicas.cli.parameters import seconds
 from apicas.exceptions import ConfigError, InvalidTokenError
+from apicas.modifiers import JOB_ID_FIELDS
 from apicas.tokens import FIRST_LOCK_TIME, Token, TokenState, annex, attempt_of, count, is_foreign_lock, state_of
 from apicas.views import Comparison
 
@@ -21,6 +22,11 @@ LAST_TIME: Final = 1 << 37
 
 _INDEX: Final = re.compile(r"-?\d{1,9}", re.ASCII)
 _CONDITION: Final = re.compile(r"(.+?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*)", re.DOTALL)
+BOOKKEEPING: Final = frozenset(
+    {"_id", "_rev", "_attachments", "_conflicts", "type", "lock", "done", "exit_code", "hostname", "scrub_count"}
+    | {"error", "apicas", *JOB_ID_FIELDS}
+)
+"""What a token is kept by. All other fields are what it is about."""
 TIMES: Final = ("age", "beat")
 """Those that are worked out in seconds."""
 
@@ -124,6 +130,11 @@ def field_of(document: Document, name: str, now: float) -> Any:
     """
     worked_out = WORKED_OUT.get(name)
     return value_at(document, name.removeprefix(".")) if worked_out is None else worked_out(document, now)
+
+
+def has_field(document: Document, name: str) -> bool:
+    """Whether a token has a field of its own of this name."""
+    return value_at(document, name.removeprefix(".")) is not NOTHING
 
 
 @dataclass(frozen=True, slots=True)

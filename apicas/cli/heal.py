@@ -81,7 +81,7 @@ async def _heal(
 
 async def _list(client: PoolClient, ids: list[str]) -> None:
     from apicas.cli.opening import patiently
-    from apicas.policies import heal_order
+    from apicas.policies.merging import heal_order
 
     for token_id, leaves in zip(ids[:_SHOWN], await patiently(lambda: client.leaves(ids[:_SHOWN])), strict=True):
         if len(leaves) > 1:
@@ -105,7 +105,7 @@ async def _heal_all(client: PoolClient, outbox: str | Path | None, number: int, 
     from apicas._runtime.outbox.aside import LostVersions
     from apicas._runtime.outbox.disk import outbox_for
     from apicas.cli.opening import patiently
-    from apicas.policies import LeaseTimes
+    from apicas.policies.leases import LeaseTimes
 
     times = LeaseTimes(lease=client.default_lease)
     environment, total = real_environment(), Healing()

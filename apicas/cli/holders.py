@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from apicas._documents import Document
 from apicas._javascript import to_number
 from apicas.modifiers import JOB_ID_FIELDS
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import FIRST_LOCK_TIME, Token, TokenState, annex, is_foreign_lock, state_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from apicas.cli.lines import MAX_LINE_BYTES
 from apicas.cli.opening import opened, patiently
 from apicas.cli.sources import NumberedLine, lines_of
 from apicas.cli.terminal import one_line, plural, say, tell
-from apicas.clients.base import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS, PoolClient
+from apicas.clients.base import PoolClient
+from apicas.clients.bulks import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.clients.readback import same_content
 from apicas.configuration import Configuration
@@ -146,6 +147,8 @@ class Importer:
         document = {name: value for name, value in entry.items() if name not in {"_rev", "_conflicts"}}
         if "_id" not in document:
             raise InvalidTokenError("no _id: tokens without one are for `apicas push`")
+        if "type" not in document and "lock" not in document:
+            raise InvalidTokenError("no token that was exported: new ones are for `apicas push`")
         if document.get("type") != "token":
             raise InvalidTokenError("its `type` is not token")
         following = _following(document)

@@ -13,9 +13,9 @@ import typer
 
 from apicas._documents import Document, encode
 from apicas.cli.exits import ExitCode
-from apicas.cli.fields import NOTHING, TIMES, ago, cell, field_of
+from apicas.cli.fields import BOOKKEEPING, NOTHING, TIMES, WORKED_OUT, ago, cell, field_of, has_field
 from apicas.cli.opening import patiently
-from apicas.cli.selection import Selection, tell_missing
+from apicas.cli.selection import Selection, tell_lacking, tell_missing, tell_unknown_fields
 from apicas.cli.terminal import one_line, painted, plural, printable_json, results, tell
 from apicas.clients.base import PoolClient
 from apicas.exceptions import ConfigError, InvalidTokenError
@@ -35,6 +35,10 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "Monitor/error": "id,attempt,age,hostname,exit_code,reason",
 }
 _DEFAULT: Final = "id,state,attempt,age,hostname,input"
+
+_OWN: Final = 3
+"""Fields of the tokens' own that are shown where they have no input."""
+_OF_OTHERS: Final = frozenset({"input", "output", "uploads"})
 
 Row: TypeAlias = list[Any]
 
@@ -60,6 +64,16 @@ def columns_of(asked: str | None, names: Sequence[str], *, as_json: bool) -> lis
     return columns
 
 
+def fitted(columns: Sequence[str], page: Sequence[Document]) -> list[str]:
+    """The columns, with the tokens' own fields in the place of an input that none of these has, as those of a table."""
+    if "input" not in columns or any(document.get("input") for document in page):
+        return list(columns)
+    place, first = columns.index("input"), page[0]
+    own = [name for name in first if name not in BOOKKEEPING | _OF_OTHERS and first[name] != first["_id"]]
+    names = [f".{name}" if name in WORKED_OUT else name for name in own]
+    return [*columns[:place], *(names[:_OWN] or ["input"]), *columns[place + 1 :]]
+
+
 class Listing:
     """What to write of each token, and in which order.
 
@@ -68,14 +82,26 @@ class Listing:
         sort: by which field; with - before it from the greatest.
         limit: tokens at most; None for all.
         as_json: JSON Lines instead of a table.
+        asked: of the columns those that somebody named.
     """
 
-    def __init__(self, columns: Sequence[str], sort: str | None, limit: int | None, *, as_json: bool) -> None:
-        self._columns = columns
+    def __init__(
+        self,
+        columns: Sequence[str],
+        sort: str | None,
+        limit: int | None,
+        *,
+        as_json: bool,
+        asked: Sequence[str] = (),
+    ) -> None:
+        self._columns = list(columns)
+        self._fits = not as_json and not asked
         self._sort = sort
         self._limit = limit
         self._as_json = as_json
         self._missing: list[str] = []
+        self._unseen = [*asked, *([sort.removeprefix("-")] if sort else [])]
+        """Of the fields that somebody named those that no token had so far."""
 
     async def write(self, client: PoolClient, selection: Selection) -> None:
         """Write the tokens of a selection.
@@ -85,7 +111,7 @@ class Listing:
         """
         rows = self._rows(client, selection)
         if self._sort is not None:
-            await self._write_sorted(rows, self._sort)
+            await self._write_sorted(client, selection, rows, self._sort)
         else:
             await self._write_as_read(client, selection, rows)
         tell_missing(self._missing)
@@ -97,8 +123,13 @@ class Listing:
         name = (self._sort or "").removeprefix("-")
         async for page in selection.pages(client, missing=self._missing.append):
             now = client.time()
+            if self._fits and page:  # in place: the table has them already
+                self._columns[:] = fitted(self._columns, page)
+                self._fits = False
             for document in page:
                 row = [field_of(document, column, now) for column in self._columns] or [document]
+                if self._unseen:
+                    self._unseen = [column for column in self._unseen if not has_field(document, column)]
                 yield field_of(document, name, now) if name else None, row
 
     async def _write_as_read(
@@ -112,9 +143,11 @@ class Listing:
             sheet.add(row)
             number += 1
         sheet.finish()
-        self._tell_if_none(number)
+        await self._tell_if_none(client, selection, number)
 
-    async def _write_sorted(self, rows: AsyncIterator[tuple[Any, Row]], sort: str) -> None:
+    async def _write_sorted(
+        self, client: PoolClient, selection: Selection, rows: AsyncIterator[tuple[Any, Row]], sort: str
+    ) -> None:
         ranking = Ranking(self._limit, descending=sort.startswith("-"))
         async for key, row in rows:
             ranking.add(key, row)
@@ -122,13 +155,19 @@ class Listing:
         for row in ranking.rows():
             sheet.add(row)
         sheet.finish()
-        self._tell_if_none(ranking.seen)
+        await self._tell_if_none(client, selection, ranking.seen)
         if self._limit is not None and ranking.seen > self._limit:
             tell(f"{plural(ranking.seen - self._limit, 'more token')}: --limit 0 shows all")
 
-    def _tell_if_none(self, number: int) -> None:
-        if not number and not self._as_json and not self._missing:
+    async def _tell_if_none(self, client: PoolClient, selection: Selection, number: int) -> None:
+        """Say what a typing error may have been: nothing is listed, or fields that no token has."""
+        if self._as_json:  # for a program, which has its own ways with what is not there
+            return
+        if number:
+            tell_lacking([name for name in self._unseen if name not in WORKED_OUT])
+        elif not self._missing:
             tell("there are no such tokens")
+            await tell_unknown_fields(client, selection)
 
     async def _tell_of_the_rest(self, client: PoolClient, selection: Selection, shown: int) -> None:
         """Say how many there are in all, where that costs no look at each."""

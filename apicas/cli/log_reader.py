@@ -18,12 +18,14 @@ from apicas.cli.opening import patiently
 from apicas.cli.terminal import printable_text, results, tell
 from apicas.clients.base import PoolClient
 from apicas.exceptions import ConfigError, TokenNotFoundError
-from apicas.tokens import TokenState, annex, attempt_of, generation_of, is_foreign_lock, state_of
+from apicas.tokens import Token, TokenState, annex, attempt_of, generation_of, is_foreign_lock, state_of
 
 LOOK: Final = 0.2
 """Seconds between two looks at files."""
 ASK: Final = 10
 """Looks between two questions to the pool whether the token has ended."""
+_NAMED: Final = 5
+"""Attachments that are named where nothing was printed."""
 
 
 class LogReader:
@@ -66,7 +68,7 @@ class LogReader:
             else:
                 tell("another attempt at the token has begun")
         if not self._shown:
-            tell(f"{self._id} has printed nothing that is kept")
+            tell(f"{self._id} has printed nothing that is kept{_elsewhere(document)}")
 
     async def show_attempt(self, number: int) -> None:
         """Show that of an attempt.
@@ -196,3 +198,12 @@ def _running_path_of(document: Document) -> Path | None:
 def _attachments(document: Document) -> Mapping[str, Any]:
     files = document.get("_attachments")
     return files if isinstance(files, Mapping) else {}
+
+
+def _elsewhere(document: Document) -> str:
+    """Where else what a token printed may be."""
+    names = sorted(Token(document).attachments)
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        return f"; it has attachments: {', '.join(names[:_NAMED])}{more} (`apicas attachments TOKEN NAME`)"
+    return "; work on the loop or in a thread prints where its pilot prints" if attempt_of(document) else ""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Without a name all tokens are listed, in the order of their ids; with todo, locked, done, error or Design/view those of
-that view; any other name is a token's id.
+that view; any other name is a token's id. A table has the input of tokens, or the first of their own fields where the
+first ones have no input.
 
 \b
 A field is named by its path: input, input.x, error.-1.message, apicas.pilot. Worked out of the token are
@@ -33,7 +34,8 @@ FIELD!=null is one that has it. age and beat take times: age>2h.
 
 \b
 Sorting reads all tokens first; --sort=-FIELD begins with the greatest, tokens without the field come last. Everything
-else is written as it is read, at any size of the pool. --json writes the whole token in each line, and with --columns
+else is written as it is read, at any size of the pool. A field of --columns, --sort or --where that no token has may be
+misspelt, and is said. --json writes the whole token in each line, and nothing on the side; with --columns it writes
 an object of these.
 
 \b
@@ -86,7 +88,8 @@ def ls(  # noqa: PLR0913 - typer makes an option of each
     wanted = Names(names=names or (), only_ids=ids, ids_from=ids_from, conditions=where or (), older=older)
     most = (None if as_json else LIMIT) if limit is None else limit or None
     fields = columns_of(columns, wanted.names, as_json=as_json)
-    asyncio.run(_list(configured(pool), wanted, Listing(fields, sort, most, as_json=as_json)))
+    listing = Listing(fields, sort, most, as_json=as_json, asked=[] if columns is None else fields)
+    asyncio.run(_list(configured(pool), wanted, listing))
 
 
 async def _list(configuration: Configuration, names: Names, listing: Listing) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandResult
+from apicas._runtime.commands.options import CommandResult
 from apicas.cli.terminal import results, tell
 from apicas.tokens import Token
 

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from apicas.cli.running import Plan, exit_code_of, worked
 from apicas.cli.selection import PAGE, Selection
 from apicas.cli.terminal import one_line, plural, tell
 from apicas.clients.base import PoolClient
-from apicas.exceptions import ApicasError, ConfigError
+from apicas.exceptions import ApicasError, ConfigError, InvalidTokenError
 from apicas.modifiers import BasicTokenModifier
 from apicas.tokens import TokenState
 
@@ -34,6 +34,8 @@ PLACE: Final = Path(".apicas")
 """Where the pools are, from the working directory on."""
 MAX_FAILED_SHOWN: Final = 10
 """Failed lines that are listed at the end."""
+_NAMED: Final = 5
+"""Fields that are named to who took a table for lines."""
 STDIN: Final = "-"
 _PLACEHOLDER: Final = re.compile(r"(?<!\{)\{[^{}]+\}(?!\})")
 _EMPTY: Final = re.compile(r"(?<!\{)\{\}(?!\})")
@@ -186,9 +188,28 @@ class Mapping:
             known, done = await _known(client)
             for source in sources:
                 for batch in batches(_good(source)):
+                    self._check_input(batch[0].content)
                     await self._put(client, batch, known)
             await self._warn_of_others(client)
         return sorted(number for identifier, number in self._lines.items() if identifier not in done)
+
+    def _check_input(self, content: Document) -> None:
+        """Refuse `{}` for a line that has fields instead, as a row of a table: it would be an empty object for all.
+
+        Raises:
+            ConfigError: it is such a line.
+        """
+        if "input" in content:
+            return
+        token = {**content, "_id": ""}
+        try:
+            self.runner.check(token)
+        except InvalidTokenError:
+            with suppress(InvalidTokenError):  # other fields are missing, too: the pilot says which
+                self.runner.check({**token, "input": ""})
+                names = ", ".join(f"{{{name}}}" for name in list(content)[:_NAMED])
+                where = "standard input" if self.inputs == STDIN else self.inputs
+                raise ConfigError(f"{where} has no {{}}, but fields: write {names}") from None
 
     async def _put(self, client: PoolClient, batch: Sequence[GoodLine], known: dict[str, deque[str]]) -> None:
         """Put lines into the pool that are not there.

@@ -45,10 +45,11 @@ def with_password(configuration: Configuration) -> Configuration:
     """A configuration with the password, asked for where it is missing.
 
     Raises:
-        ConfigError: it is missing, and there is nobody to ask.
+        ConfigError: it is missing, and there is nobody to ask; or the address is none.
     """
     if not configuration.lacks_password:
         return configuration
+    configuration.connect(create=False)  # an address that is none is said first: nobody types a password for it
     password = _asked(configuration) if is_interactive() else None
     if password is None:
         raise ConfigError(
@@ -129,6 +130,6 @@ def _pause(attempt: int) -> float:
     """Seconds before the next try."""
     from random import Random
 
-    from apicas.policies import Backoff
+    from apicas.policies.retries import Backoff
 
     return Backoff(first=0.2, most=5.0).delay(attempt, Random())

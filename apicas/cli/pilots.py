@@ -83,7 +83,8 @@ def _parts(holder: Holder, now: float) -> Iterator[str]:
         yield f"{kind} job {job}"
     yield plural(len(holder.tokens))
     if holder.since is not None:
-        yield f"since {at_time(holder.since)} ({in_hours(now - holder.since)})"
+        oldest = "the oldest " if len(holder.tokens) > 1 else ""
+        yield f"{oldest}since {at_time(holder.since)} ({in_hours(now - holder.since)})"
     if holder.beat is not None and holder.pilot is not None:
         yield f"last beat {in_hours(now - holder.beat)} ago"
     if holder.pilot is not None:

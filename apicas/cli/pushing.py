@@ -22,7 +22,8 @@ from apicas.cli.lines import BadLine, GoodLine, Line, Reading, raw_lines
 from apicas.cli.opening import opened, patiently
 from apicas.cli.push_display import PushDisplay, push_display
 from apicas.cli.terminal import one_line, plural, say, tell
-from apicas.clients.base import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS, PoolClient
+from apicas.clients.base import PoolClient
+from apicas.clients.bulks import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS
 from apicas.configuration import Configuration
 from apicas.exceptions import ConfigError
 

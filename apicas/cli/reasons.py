@@ -13,7 +13,7 @@ from apicas._node.inventory import Inventory
 from apicas._node.requests import Refused, Request, RequestFields
 from apicas._runtime.survey import at_time, in_hours
 from apicas.modifiers import JOB_ID_FIELDS
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import (
     FIRST_LOCK_TIME,
     TYPES,
@@ -26,6 +26,8 @@ from apicas.tokens import (
     state_of,
 )
 
+_OPEN: Final = frozenset({TokenState.TODO, TokenState.LOCKED})
+"""States from which a token is still to be worked."""
 MAX_TEXT: Final = 500
 """Characters of an error message of a token's: the first line is what people look for."""
 
@@ -91,11 +93,17 @@ def explained(document: Mapping[str, Any], here: Here) -> Explanation:
     return Explanation(
         token_id=str(document["_id"]),
         state=str(state),
-        facts=tuple(_facts(document)) if state in {TokenState.TODO, TokenState.LOCKED} else (),
+        facts=(*_facts(document), *_time_facts(state, known, here)) if state in _OPEN else (),
         reasons=(*_of_versions(document), *_of_type(document, state), *told[state]),
         asks=None if known is None else dict(known.amounts),
         seconds=None if known is None else known.seconds,
     )
+
+
+def _time_facts(state: TokenState, request: Request | None, here: Here) -> Iterator[str]:
+    """That a token takes its time, where it is not known how much a pilot has."""
+    if state is TokenState.TODO and request is not None and request.seconds and here.horizon.end is None:
+        yield f"it takes {in_hours(request.seconds)}: a pilot whose batch job ends sooner leaves it (try --walltime)"
 
 
 def _facts(document: Mapping[str, Any]) -> Iterator[str]:

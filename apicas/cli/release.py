@@ -80,7 +80,7 @@ async def _release(configuration: Configuration, names: Names, whose: Whose, *, 
 
     from apicas.cli.changing import carry_out
     from apicas.cli.opening import opened
-    from apicas.cli.releasing import deed_of, tell_of
+    from apicas.cli.releasing import deed_of, tell_not_locked, tell_of
     from apicas.cli.selection import Survey, tell_missing
 
     async with opened(configuration) as client:
@@ -89,4 +89,5 @@ async def _release(configuration: Configuration, names: Names, whose: Whose, *, 
         survey = await Survey.of(client, selection)
         tell_missing(survey.missing)
         tell_of(survey)
+        await tell_not_locked(client, selection.ids)
         await carry_out(client, selection, deed_of(client), survey, dry_run=dry_run, yes=yes)

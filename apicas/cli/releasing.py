@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from apicas._documents import Document
 from apicas._runtime.environment import boot_id, process_is_gone
 from apicas.cli.changing import Deed, save_changed
+from apicas.cli.opening import patiently
 from apicas.cli.selection import Survey, lock_time
 from apicas.cli.terminal import plural, tell
 from apicas.clients.base import PoolClient
 from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import TokenState, annex, is_foreign_lock, state_of
+
+_SHOWN: Final = 20
+"""Tokens that were named and are not locked, of which that is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,13 @@ class Judge:
         whose: whose tokens are.
         default_lease: seconds, for a claim that carries none.
         here: what process ids of this node are known by.
+        name: of no field: it is about locks.
     """
 
     whose: Whose
     default_lease: float
     here: str
+    name: str = ""
 
     def matches(self, document: Document, now: float) -> bool:
         """Whether a token is meant, at this store time."""
@@ -86,6 +92,13 @@ def tell_of(survey: Survey) -> None:
             f"{plural(survey.held)} of these had a heartbeat within the lease: "
             "a pilot that lives stops its work on them, or it is done twice"
         )
+
+
+async def tell_not_locked(client: PoolClient, ids: Sequence[str]) -> None:
+    """Say which of the tokens that were named nobody holds."""
+    for document in await patiently(lambda: client.get(ids[:_SHOWN])) if ids else ():
+        if document is not None and (state := state_of(document)) is not TokenState.LOCKED:
+            tell(f"{document['_id']}: in {state}, and held by nobody")
 
 
 def deed_of(client: PoolClient) -> Deed:

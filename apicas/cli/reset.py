@@ -103,6 +103,7 @@ async def _reset(
         survey = await Survey.of(client, selection)
         tell_missing(survey.missing)
         survey.warn()
+        survey.warn_of_done()
         one_view = len(selection.views) == 1 and not selection.ids
         deed = _deed(client, f"of {selection.views[0]} in" if one_view else "of")
         await carry_out(client, selection, deed, survey, dry_run=dry_run, yes=yes)

@@ -34,8 +34,8 @@ from apicas.exceptions import ConfigError
 EPILOG = """\b
 MODULE:NAME is a function of the token, async or plain, or a RunActor class; the module is looked for in the working
 directory first, and may be a file: path/to/module.py:NAME. After -- comes a command; {field} in it stands for that
-field of the token, {input.x} for a field inside its input. A command's stdout and stderr are attached to its token,
-and its exit code decides whether it is done. Times are seconds, or 90s, 30m, 24h, 2d.
+field of the token, {input.x} for a field inside its input, {_id} for its id. A command's stdout and stderr are attached
+to its token, and its exit code decides whether it is done. Times are seconds, or 90s, 30m, 24h, 2d.
 
 \b
 With --resources a token may ask: cores, memory, gpus, scratch, time_request, and in `resources` anything else that is

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.cli.forecast import Forecast
 from apicas.cli.terminal import is_watched, tell
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL: Final = 5.0
 """Seconds to the first plain line."""
+_OTHERS: Final = 1.25
+"""How much faster all must be than this pilot to be told: what it has claimed ahead is no other pilot's."""
 MAX_LINE_INTERVAL: Final = 60.0
 """Seconds between plain lines of a long run: its log is to stay readable."""
 
@@ -58,10 +60,16 @@ def summary(report: Report, forecast: Forecast) -> str:
     ]
     if left is not None:
         parts.append(f"{left:,} left")
-    parts.append(f"{forecast.own_rate:.1f}/s")
+    parts.append(_rate(forecast))
     if seconds is not None and left:
         parts.append(f"ETA {clock(seconds)}")
     return ", ".join(parts)
+
+
+def _rate(forecast: Forecast) -> str:
+    """This pilot's rate, and that of all where others do a good part: the ETA is by that one."""
+    others = f" of {forecast.pool_rate:.1f}/s" if forecast.pool_rate > _OTHERS * forecast.own_rate else ""
+    return f"{forecast.own_rate:.1f}/s{others}"
 
 
 def clock(seconds: float) -> str:

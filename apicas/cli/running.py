@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from apicas._documents import Document
 from apicas._runtime.dedicated import loop_factory, tune
 from apicas._runtime.options import RunOptions
 from apicas._runtime.reports import Report
@@ -21,12 +22,16 @@ from apicas.cli.run_display import RunDisplay, run_display
 from apicas.cli.terminal import say
 from apicas.clients.base import PoolClient
 from apicas.configuration import Configuration
-from apicas.exceptions import PoolUnavailableError
+from apicas.exceptions import ConfigError, InvalidTokenError, PoolUnavailableError
 from apicas.iterators import EndlessViewIterator, PrioritizedViewIterator, ViewIterator
 
 COUNT_INTERVAL: Final = 5.0
 """Seconds between two looks at how many tokens wait."""
 MAX_COUNT_INTERVAL: Final = 60.0
+_LOOKED_AT: Final = 5
+"""Tokens at each end of a view that a command is tried with before the first is claimed."""
+_FEWEST: Final = 6
+"""Looks that say something of the other tokens, of small pools two at each: fewer may just be bad ones."""
 # Of a pilot's time, and so of the server's with many pilots, counting may take no more than a hundredth.
 _COUNT_SHARE: Final = 100
 
@@ -84,6 +89,8 @@ async def _run(configuration: Configuration, plan: Plan) -> Report:
     async with opened(configuration) as client:
         # Also tells, before anything is claimed, that the database or a view does not exist.
         waiting = await patiently(lambda: _waiting(client, plan.views))
+        if waiting:
+            await patiently(lambda: check_command(client, plan.work, plan.views))
         forecast = Forecast()
         forecast.count(waiting, Report())
         iterator = plan.iterator(client)
@@ -92,6 +99,43 @@ async def _run(configuration: Configuration, plan: Plan) -> Report:
             watcher = _Watcher(client, plan.views, forecast, display)
             options = replace(plan.options, on_progress=watcher.show)
             return await watcher.during(lambda: run_pilot(iterator, make_work, options))
+
+
+async def check_command(client: PoolClient, work: Callable[..., Any], views: Sequence[str]) -> None:
+    """Refuse a command that none of the first and last tokens has the fields for: it would fail them all in a moment.
+
+    Args:
+        client: the pool, open.
+        work: what is to be run; anything but a command passes.
+        views: what is claimed from.
+
+    Raises:
+        ConfigError: there is no token among them that the command can be made for.
+    """
+    from apicas._runtime.commands.command import CommandRunner
+
+    if not isinstance(work, CommandRunner):
+        return
+    documents = [document for view in views for document in await _ends(client, view)]
+    problems = []
+    for document in documents:
+        try:
+            work.check(document)
+        except InvalidTokenError as error:
+            problems.append(str(error))
+    if len(problems) == len(documents) >= _FEWEST:
+        number = len({document["_id"] for document in documents})
+        raise ConfigError(f"{problems[0]}; so it is with all {number} tokens that were looked at: nothing was run")
+
+
+async def _ends(client: PoolClient, view: str) -> list[Document]:
+    """The first tokens of a view, and the last: odd ones often stand together."""
+    rows = [
+        row
+        for descending in (False, True)
+        for row in await client.view(view, limit=_LOOKED_AT, include_docs=True, reduce=False, descending=descending)
+    ]
+    return [row.document for row in rows if row.document is not None]
 
 
 async def _waiting(client: PoolClient, views: Sequence[str]) -> int:

@@ -68,7 +68,9 @@ class Names:
             ConfigError: there is none.
         """
         if not self.names and self.ids_from is None:
-            raise ConfigError("which tokens? Name views or ids, or a file with ids: --ids-from")
+            raise ConfigError(
+                "which tokens? Name views (todo, locked, done, error), ids, or a file with ids: --ids-from"
+            )
 
     async def select(self, client: PoolClient, *, otherwise_all: bool = False) -> Selection:
         """Tell views from ids, and read the file.
@@ -113,7 +115,7 @@ class Names:
         ids = [name for name in others if name not in views]
         if unique and not views and not known and self.ids_from is None:
             names = ", ".join(map(repr, unique[:5]))
-            raise TokenNotFoundError(f"there is no token, and no view, of the name {names}")
+            raise TokenNotFoundError(f"there is no token, and no view, of the name {names}{_meant(unique[0])}")
         return views, ids
 
     def _listed(self) -> list[str]:
@@ -126,6 +128,14 @@ class Names:
                 return list(dict.fromkeys(ids_in(file, self.ids_from)))
         except OSError as error:
             raise ConfigError(f"{self.ids_from}: {error.strerror}") from error
+
+
+def _meant(name: str) -> str:
+    """The state that a name may be a misspelt one of."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.lower(), states(""), 1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def ids_in(file: BinaryIO, name: str) -> Iterator[str]:

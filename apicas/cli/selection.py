@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from apicas._documents import Document
 from apicas._javascript import to_number
+from apicas.cli.fields import WORKED_OUT, has_field
 from apicas.cli.opening import patiently
 from apicas.cli.terminal import plural, tell
 from apicas.clients.base import PoolClient
 from apicas.clients.port import MISSING, ViewQuery
-from apicas.policies import lease_of
+from apicas.policies.leases import lease_of
 from apicas.tokens import FIRST_LOCK_TIME, TokenState, state_of
 from apicas.views import MONITOR_VIEWS, full_name
 
@@ -24,6 +25,11 @@ _SHOWN: Final = 20
 
 class Condition(Protocol):
     """What a token fulfils or not, as `apicas.cli.fields.Where`."""
+
+    @property
+    def name(self) -> str:
+        """The field that it is about; "" where it is about none in particular."""
+        ...
 
     def matches(self, document: Document, now: float) -> bool:
         """Whether a token fulfils it at this store time, in unix seconds."""
@@ -114,6 +120,7 @@ class Survey:
     number: int = 0
     held: int = 0
     """Locked, and refreshed within their lease: a pilot works on them."""
+    done: int = 0
     split: int = 0
     """Stored in several versions by a cluster."""
     missing: list[str] = field(default_factory=list)
@@ -126,6 +133,7 @@ class Survey:
         async for page in selection.pages(client, missing=survey.missing.append):
             survey.number += len(page)
             survey.held += sum(is_held(document, client.time(), client.default_lease) for document in page)
+            survey.done += sum(state_of(document) is TokenState.DONE for document in page)
             survey.split += sum(bool(document.get("_conflicts")) for document in page)
         return survey
 
@@ -137,6 +145,11 @@ class Survey:
                 "whose work on them will be stopped and lost"
             )
 
+    def warn_of_done(self) -> None:
+        """Say that finished work is going to be done again."""
+        if self.done:
+            tell(f"{plural(self.done)} of these {'is' if self.done == 1 else 'are'} done, and will be worked again")
+
 
 def tell_missing(ids: Sequence[str]) -> None:
     """Say which tokens do not exist."""
@@ -144,6 +157,28 @@ def tell_missing(ids: Sequence[str]) -> None:
         tell(f"there is no token {name!r}")
     if len(ids) > _SHOWN:
         tell(f"nor are there {plural(len(ids) - _SHOWN, 'more token')} of those that were named")
+
+
+async def tell_unknown_fields(client: PoolClient, selection: Selection) -> None:
+    """Where nothing fulfils the conditions: say of which field none of the first tokens has any, as of a misspelt one.
+
+    Args:
+        client: the pool.
+        selection: what turned out to hold no token.
+    """
+    names = {condition.name for condition in selection.where} - {"", *WORKED_OUT}
+    if not names:
+        return
+    async for page in replace(selection, where=()).pages(client):
+        if page:
+            tell_lacking([name for name in sorted(names) if not any(has_field(document, name) for document in page)])
+            return
+
+
+def tell_lacking(names: Sequence[str]) -> None:
+    """Say which fields no token has."""
+    for name in names:
+        tell(f"none of the tokens that were looked at has a field {name!r}")
 
 
 def is_held(document: Document, now: float, default_lease: float) -> bool:

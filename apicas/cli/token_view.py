@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from apicas._documents import Document, encode
-from apicas.cli.fields import ago, cell, since, time_of
+from apicas.cli.fields import BOOKKEEPING, ago, cell, since, time_of
 from apicas.cli.selection import is_held
 from apicas.cli.terminal import MAX_LINE, plural
 from apicas.cli.token_status import clock, percent, taken
@@ -31,11 +31,6 @@ _DEPTH: Final = 3
 """Levels of a field that are written on lines of their own; deeper ones are JSON."""
 _SHORT: Final = 80
 """Characters up to which a field stays on one line."""
-_TOLD: Final = frozenset(
-    {"_id", "_rev", "_attachments", "_conflicts", "type", "lock", "done", "exit_code", "hostname", "scrub_count"}
-    | {"error", "apicas", *JOB_ID_FIELDS}
-)
-"""What is told in words before the other fields."""
 
 
 def lines_of(document: Document, now: float, default_lease: float, *, tracebacks: bool) -> Iterator[str]:
@@ -66,7 +61,7 @@ def lines_of(document: Document, now: float, default_lease: float, *, tracebacks
     yield from _errors(document, tracebacks=tracebacks)
     yield from _attachments(document)
     yield "  fields"
-    own = {name: value for name, value in document.items() if name not in _TOLD}
+    own = {name: value for name, value in document.items() if name not in BOOKKEEPING}
     yield from _fields(own, "    ", _DEPTH)
 
 

@@ -1,20 +1,18 @@
 """What every client does the same way, written once above the adapters.
 
-An adapter implements the port's reading side and `_write`, which takes encoded documents in one request and either
-answers for each, or raises BulkRefusedError when the store refused the request as a whole. Here the request is then
-cut in half until the document that spoils it stands alone; it is rejected, the others go through.
+A request that a store refuses as a whole is cut in half until the document that spoils it stands alone; it is rejected,
+the others go through.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
 from typing_extensions import TypedDict, Unpack
 
 from apicas._documents import (
@@ -26,22 +24,20 @@ from apicas._documents import (
     encode_document,
     encode_documents,
 )
+from apicas.clients.adapter import Adapter
+from apicas.clients.bulks import MAX_BULK_BYTES, MAX_BULK_DOCUMENTS, BulkRefusedError, EncodedDocument, NewToken, bulks
 from apicas.clients.port import (
     Arrival,
-    AttachmentInfo,
     SaveResult,
     SaveStatus,
-    SetupReport,
-    StoredChange,
     StoredView,
-    TokenPage,
     Traffic,
     UploadProgress,
     UploadReport,
     ViewQuery,
     ViewRow,
 )
-from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, has_file
+from apicas.clients.readback import ATTEMPTS, Measured, ReadBack, doubted, has_file
 from apicas.clients.stencils import Stencils
 from apicas.clients.uploading import Bounds, Tokens, Upload
 from apicas.exceptions import (
@@ -54,47 +50,7 @@ from apicas.exceptions import (
 from apicas.tokens import Token, new_token
 from apicas.views import MONITOR_VIEWS, OVERVIEW, View
 
-MAX_BULK_DOCUMENTS: Final = 1000
-"""Where the throughput of CouchDB's bulk writes levels off."""
-MAX_BULK_BYTES: Final = 4_000_000
-"""Keeps a request to a slow server within its timeout, and the memory of both sides flat."""
 EDIT_ATTEMPTS: Final = 20
-
-
-class BulkRefusedError(PoolError):
-    """The store refused a request as a whole, for something in it; raised by adapters, never seen by users.
-
-    Args:
-        reason: for people.
-        uncertain: whether some of it may have been written all the same. A conflict in a later attempt may then be
-            with our own write.
-    """
-
-    def __init__(self, reason: str, *, uncertain: bool = False) -> None:
-        super().__init__(reason)
-        self.uncertain = uncertain
-
-
-class EncodedDocument(msgspec.Struct, frozen=True, gc=False):
-    """A document that was checked, with its JSON."""
-
-    document: Mapping[str, Any]
-    body: bytes
-
-    @property
-    def id(self) -> str:
-        """The `_id`."""
-        identifier: str = self.document["_id"]
-        return identifier
-
-    @property
-    def rev(self) -> str | None:
-        """The revision that it replaces; None for a new document."""
-        return self.document.get("_rev")
-
-
-class NewToken(EncodedDocument, frozen=True, gc=False):
-    """A token that is new, in todo and without attachments; of its fields `document` has the id alone."""
 
 
 class ViewOptions(TypedDict, total=False):
@@ -111,115 +67,27 @@ class ViewOptions(TypedDict, total=False):
     fresh: bool
 
 
-class PoolClient(ABC):
+class PoolClient(Adapter):
     """A client: an adapter of one store, with all that users do to a pool.
 
     Args:
         max_document_bytes: the largest token, in bytes of JSON, attachments not counted.
     """
 
-    default_lease: float = 900.0
-    replicated: bool = False
-    wake_spacing: float = 0.025
     _bulks_at_a_time: int = 1
     """How many bulks of an upload are on their way at once."""
 
     def __init__(self, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
-        self.max_document_bytes = max_document_bytes
-        self.traffic = Traffic()
+        self.max_document_bytes: int = max_document_bytes
+        self.traffic: Traffic = Traffic()
         self._mark = token_hex(8)
         """No two clients have the same."""
         self._stencils = Stencils(max_document_bytes)
         self._numbers = count()
 
-    # What an adapter does. ----------------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """The pool's URL without secrets, for people."""
-
-    @abstractmethod
-    def time(self) -> float:
-        """Unix seconds by the store's clock, which stamps locks."""
-
     @abstractmethod
     def fork(self) -> PoolClient:
         """A second client of the same pool, not yet open, for another event loop or thread."""
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Connect."""
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Disconnect. May be called twice."""
-
-    @abstractmethod
-    async def setup(self, *, replace_views: bool = False) -> SetupReport:
-        """Create the database and the Monitor views where they are missing. Safe to repeat."""
-
-    @abstractmethod
-    async def get(self, ids: Sequence[str]) -> list[Document | None]:
-        """Read documents, in the order asked for; None for one that does not exist."""
-
-    @abstractmethod
-    async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
-        """Read rows of a view."""
-
-    @abstractmethod
-    async def sample(
-        self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
-    ) -> list[Document]:
-        """Read documents of a view in no particular order, for a claim."""
-
-    @abstractmethod
-    async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
-        """The number of tokens per view."""
-
-    @abstractmethod
-    async def total(self) -> int:
-        """How many documents of type token the pool has."""
-
-    @abstractmethod
-    async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
-        """Read all documents of type token, page by page, in the order of ids; see the port."""
-
-    @abstractmethod
-    async def discard(self, leaves: Sequence[Mapping[str, Any]]) -> list[SaveResult]:
-        """Delete exactly these versions, by `_id` and `_rev`."""
-
-    @abstractmethod
-    async def add_view(self, view: View) -> None:
-        """Install a view; one of the same name is replaced."""
-
-    @abstractmethod
-    async def attachments(self, document_id: str) -> list[AttachmentInfo]:
-        """The attachments of a document, by name."""
-
-    @abstractmethod
-    def stream_attachment(self, document_id: str, name: str) -> AsyncIterator[bytes]:
-        """Read an attachment in chunks."""
-
-    @abstractmethod
-    def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
-        """Follow what is written to the pool, until closed."""
-
-    @abstractmethod
-    async def _write(self, batch: Sequence[EncodedDocument]) -> list[SaveResult]:
-        """Write one bulk, and answer for each document.
-
-        Raises:
-            BulkRefusedError: the store refused the bulk as a whole, and nothing of it was written, or a 5xx repeats.
-        """
-
-    @abstractmethod
-    async def _put_attachment(
-        self, document_id: str, rev: str, name: str, data: AsyncIterator[bytes], content_type: str
-    ) -> SaveResult:
-        """Attach a file under a name that has been checked."""
-
-    # What all clients share. --------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -309,11 +177,11 @@ class PoolClient(ABC):
 
     async def _save_encoded(self, documents: Sequence[EncodedDocument | SaveResult]) -> list[SaveResult]:
         """Write documents in bulks; one that was refused before it was sent keeps its result."""
-        bulks = _bulks([encoded for encoded in documents if isinstance(encoded, EncodedDocument)])
-        for later in bulks[1:]:  # the caller's mappings may change before their turn comes
+        pieces = bulks([encoded for encoded in documents if isinstance(encoded, EncodedDocument)])
+        for later in pieces[1:]:  # the caller's mappings may change before their turn comes
             later[:] = [EncodedDocument(dict(encoded.document), encoded.body) for encoded in later]
         written: list[SaveResult] = []
-        for bulk in bulks:
+        for bulk in pieces:
             written += await self._write_or_bisect(bulk)
         if len(written) == len(documents):
             return written
@@ -335,7 +203,7 @@ class PoolClient(ABC):
             if len(batch) == 1:
                 return [await self._refused(batch[0], str(error), uncertain=uncertain)]
         else:
-            return [_doubted(result) for result in results] if uncertain else results
+            return [doubted(result) for result in results] if uncertain else results
         half = len(batch) // 2
         first = await self._write_or_bisect(batch[:half], uncertain=uncertain)
         return first + await self._write_or_bisect(batch[half:], uncertain=uncertain)
@@ -369,7 +237,12 @@ class PoolClient(ABC):
         Args:
             tokens: the contents; `{"input": ...}` is enough.
             on_progress: called after each bulk with the report so far.
+
+        Raises:
+            TypeError: the stream is one token, or a text.
         """
+        if isinstance(tokens, (Mapping, str, bytes)):
+            raise TypeError("upload takes a stream of tokens: for a single one write [token]")
         bounds = Bounds(MAX_BULK_DOCUMENTS, MAX_BULK_BYTES, self._bulks_at_a_time)
         return await Upload(self._new, self._write_new, bounds, on_progress).run(tokens)
 
@@ -426,7 +299,7 @@ class PoolClient(ABC):
                 raise InvalidTokenError(f"token {document_id!r}: {result.reason}")
         raise EditConflictError(f"token {document_id!r} changed {EDIT_ATTEMPTS} times while it was being edited")
 
-    async def delete_from_view(self, name: str, *, on_progress: Callable[[int], None] | None = None) -> int:
+    async def delete_from_view(self, name: str, *, on_progress: Callable[[int], object] | None = None) -> int:
         """Delete every token of a view, and answer how many that were.
 
         Args:
@@ -504,30 +377,8 @@ def _plain(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in plain.items() if name != "_conflicts"} if "_conflicts" in plain else plain
 
 
-def _bulks(encoded: list[EncodedDocument]) -> list[list[EncodedDocument]]:
-    """Cut a sequence into requests that are bounded in documents and in bytes."""
-    bulks: list[list[EncodedDocument]] = []
-    start = size = 0
-    for index, document in enumerate(encoded):
-        length = len(document.body)
-        if index > start and (index - start >= MAX_BULK_DOCUMENTS or size + length > MAX_BULK_BYTES):
-            bulks.append(encoded[start:index])
-            start, size = index, 0
-        size += length
-    if start < len(encoded):
-        bulks.append(encoded[start:])
-    return bulks
-
-
 def _rejected(error: InvalidTokenError) -> SaveResult:
     return SaveResult(SaveStatus.REJECTED, reason=str(error))
-
-
-def _doubted(result: SaveResult) -> SaveResult:
-    """A result after an attempt that may have written: a conflict may be with that."""
-    if result.status is SaveStatus.CONFLICT:
-        return SaveResult(SaveStatus.UNKNOWN, reason="an earlier attempt may have written it")
-    return result
 
 
 async def _one_chunk(data: bytes | bytearray) -> AsyncIterator[bytes]:

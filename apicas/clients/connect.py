@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from apicas._secrets import Secret, secret
@@ -11,9 +11,14 @@ from apicas.exceptions import ConfigError
 if TYPE_CHECKING:
     from apicas.clients.base import PoolClient
 
+_FORMS: Final = "write sqlite:///file.db, http(s)://user@host:5984/database or memory:"
+
 
 def connect(pool: str, **options: Any) -> PoolClient:
     """Make the client of a pool. It connects when it is entered: `async with apicas.connect(...) as client:`.
+
+    Nothing is looked for elsewhere, and so no password: `apicas.configuration.configure(pool).connect()` finds what the
+    command line finds.
 
     Args:
         pool: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory:`, or `http(s)://user:password@host:port/database`.
@@ -22,6 +27,8 @@ def connect(pool: str, **options: Any) -> PoolClient:
     Raises:
         ConfigError: the address is none of these.
     """
+    if not isinstance(pool, str):
+        raise ConfigError(f"a pool's address is a text, and no {type(pool).__name__}: {_FORMS}")
     try:
         parts = urlsplit(pool)
     except ValueError:  # unbalanced brackets around an IPv6 address
@@ -38,9 +45,7 @@ def connect(pool: str, **options: Any) -> PoolClient:
         # What is below may raise, and a traceback may show the values of variables.
         del pool, parts
         return _couch(address, {**options, "password": secret(options.pop("password", None))})
-    raise ConfigError(
-        f"{_shown(pool)!r} is no pool: write sqlite:///file.db, http(s)://user@host:5984/database or memory:"
-    )
+    raise ConfigError(f"{_shown(pool)!r} is no pool: {_FORMS}")
 
 
 def _sqlite(pool: str, options: dict[str, Any]) -> PoolClient:
@@ -53,7 +58,7 @@ def _sqlite(pool: str, options: dict[str, Any]) -> PoolClient:
 
 
 def _couch(pool: Secret, options: dict[str, Any]) -> PoolClient:
-    shown = _shown(pool.reveal())
+    address = _shown(pool.reveal())
     parts = urlsplit(pool.reveal())
     if parts.username is not None:
         options.setdefault("username", unquote(parts.username))
@@ -62,11 +67,11 @@ def _couch(pool: Secret, options: dict[str, Any]) -> PoolClient:
     parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     server, _, database = parts.path.strip("/").rpartition("/")
     if not database or parts.hostname is None:
-        raise ConfigError(f"{shown!r} names no database: write http(s)://user@host:5984/database")
+        raise ConfigError(f"{address!r} names no database: write http(s)://user@host:5984/database")
     try:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        raise ConfigError(f"{shown!r}: the port is no number") from None
+        raise ConfigError(f"{address!r}: the port is no number") from None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = f"/{server}" if server else ""
     from apicas.clients.couch import CouchClient  # noqa: PLC0415

@@ -20,7 +20,8 @@ from typing import Any
 import anyio
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view, stored_view
+from apicas.clients.base import PoolClient, missing_view, stored_view
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.port import (
     MISSING,
     Arrival,

@@ -188,7 +188,7 @@ class Traffic(msgspec.Struct):
     """Bytes of the bodies of answers, and of documents read from a file."""
 
 
-UploadProgress = Callable[[UploadReport], None]
+UploadProgress = Callable[[UploadReport], object]
 
 
 class Client(Protocol):

@@ -114,3 +114,10 @@ def has_file(version: Mapping[str, Any], name: str, length: int | None) -> bool:
     stub = (version.get("_attachments") or {}).get(name)
     generation = int(str(version["_rev"]).partition("-")[0])
     return stub is not None and stub.get("length") == length and stub.get("revpos", generation) == generation
+
+
+def doubted(result: SaveResult) -> SaveResult:
+    """A result after another attempt that may have written: a conflict may be with that."""
+    if result.status is SaveStatus.CONFLICT:
+        return SaveResult(SaveStatus.UNKNOWN, reason="an earlier attempt may have written it")
+    return result

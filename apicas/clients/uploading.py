@@ -13,7 +13,7 @@ import msgspec
 from apicas.clients.port import Reject, SaveResult, SaveStatus, UploadProgress, UploadReport
 
 if TYPE_CHECKING:
-    from apicas.clients.base import EncodedDocument
+    from apicas.clients.bulks import EncodedDocument
 
 Tokens: TypeAlias = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 

@@ -192,12 +192,12 @@ def _user_directory() -> Path:
 def _sources(pool: Secret | None, around: Surroundings, directory: Path, own: Path) -> list[Source]:
     """The places of apicas, the one that decides first."""
     from apicas.configuration.environment import source_of
-    from apicas.configuration.sources import make_source
+    from apicas.configuration.sources import is_there, make_source
 
     shared, user = directory / FILE_NAME, own / USER_FILE_NAME
     sources = [make_source(_COMMAND_LINE, {} if pool is None else {"pool": pool}), source_of(around.variables)]
     for path in (shared, user):
-        if path.is_file():
+        if is_there(path):
             from apicas.configuration.files import read_file
 
             sources.append(read_file(path, is_shared=path is shared))

@@ -12,7 +12,7 @@ from apicas._secrets import Secret
 from apicas.configuration.addresses import is_encrypted, is_remote, origin_of, split
 from apicas.configuration.environment import Surroundings
 from apicas.configuration.keys import PICAS_CONF, PICAS_MODULE
-from apicas.configuration.sources import Source
+from apicas.configuration.sources import Source, is_there
 
 
 class Places:
@@ -36,7 +36,7 @@ class Places:
         """What PiCaS's files say: read when they are asked for, since most users have none."""
         home = self.around.home
         paths = [self._directory / PICAS_MODULE, *([] if home is None else [home / PICAS_CONF])]
-        if not any(path.exists() for path in paths):
+        if not any(is_there(path) for path in paths):
             return ()
         from apicas.configuration.picas import picas_sources
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from apicas._secrets import Secret
@@ -70,3 +71,16 @@ def make_source(
         password=texts.get("password", password),
         settings=settings or {},
     )
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ConfigError: we may not look, as where a user's directory is still that of somebody else.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        whose = "whose directory is that? $HOME and $XDG_CONFIG_HOME say where yours is"
+        raise ConfigError(f"{path}: {error.strerror}: {whose}") from error

@@ -20,7 +20,8 @@ import msgspec
 from typing_extensions import override
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view, stored_view
+from apicas.clients.base import PoolClient, missing_view, stored_view
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,

@@ -13,26 +13,26 @@ from math import inf
 from random import Random
 from typing import Final, Literal, TypeAlias
 
+from apicas._runtime.feeder import UNSTARTED_LIMIT
 from apicas._runtime.keeping.committer import GATHER_MOST, GATHER_TIME, GATHER_WITHIN, MAX_BATCH
-from apicas._runtime.pilot import UNSTARTED_LIMIT
 from apicas._runtime.room import RATE_TIME
 from apicas.clients.couch.pulse import may_follow
 from apicas.clients.couch.stretches import MANY_LOST
-from apicas.iterators import IDLE_POLL, SAFETY_LOOK
-from apicas.policies import (
+from apicas.iterators.iterator import IDLE_POLL
+from apicas.iterators.views import SAFETY_LOOK
+from apicas.policies.claiming import (
     CLAIM_PORTION,
     MAX_CLAIM,
-    Backoff,
-    LeaseTimes,
     Portion,
     Spread,
     choose,
     claim_ahead,
-    jittered,
     linger_pause,
     window_size,
     with_slack,
 )
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.retries import Backoff, jittered
 from benchmarks.scaling.engine import Engine, Process, Signal
 from benchmarks.scaling.pool import Tokens
 from benchmarks.scaling.server import Cores, CouchModel
@@ -53,7 +53,7 @@ class Rules:
     Args:
         view: where claims look: they `walk` along neighbours from a random rank of Monitor/todo, or choose from its
             `head`, as they did before.
-        ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claim_ahead.
+        ahead_seconds: of work to claim ahead, whatever it comes to in tokens; None for apicas.policies.claiming.
         commit_pause: seconds for which outcomes gather before they are written.
         beat_jitter: whether looks for old locks are spread by a tenth.
         sweep: looks at `all` locked tokens of a pool, at those whose lock is `due`, or `none`.

@@ -9,8 +9,9 @@ from typing import Final
 
 from apicas._runtime.keeping.doorbell import Spacing
 from apicas.clients.couch.client import CouchClient
-from apicas.iterators import SAFETY_LOOK
-from apicas.policies import LeaseTimes, jittered
+from apicas.iterators.views import SAFETY_LOOK
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.retries import jittered
 from benchmarks.scaling.cases import Case, Running
 from benchmarks.scaling.costs import Costs
 from benchmarks.scaling.engine import Engine, Process

@@ -60,6 +60,15 @@ def test_name_and_password_from_the_address_and_the_environment(
     assert SECRET not in repr(configuration)
 
 
+def test_a_directory_that_cannot_be_looked_into_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    """Such as that of another user, whose $HOME a program was started with."""
+    unusable = tmp_path / ("x" * 300)
+    with pytest.raises(ConfigError, match=r"config\.toml: .*\$HOME and \$XDG_CONFIG_HOME say where yours is"):
+        configure(environ={}, directory=tmp_path, user_directory=unusable)
+    with pytest.raises(ConfigError, match=r"conf\.yml: .*\$HOME"):
+        configure(environ={"HOME": str(unusable)}, directory=tmp_path, user_directory=tmp_path)
+
+
 def test_a_file_s_password_goes_to_that_file_s_server_only(tmp_path: Path) -> None:
     write(tmp_path / "user" / "config.toml", f'pool = "https://h:6984/db"\nusername = "me"\npassword = "{SECRET}"')
     assert found(tmp_path).password == SECRET

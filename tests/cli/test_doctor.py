@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import urllib.error
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from apicas._documents import decode
+from apicas.exceptions import PoolUnavailableError
 from benchmarks.ports import free_port
 from tests.cli.program import Program, Result
 from tests.cli.test_commands import _Refusing, fill, refusing, spoil  # noqa: F401 - a fixture
@@ -72,8 +74,43 @@ def test_a_file_that_is_not_there(apicas: Program) -> None:
 def test_a_file_that_is_no_pool(apicas: Program) -> None:
     apicas.write("apicas.db", b"not a database" * 100)
     result = apicas("doctor")
-    assert result.code != 0
-    assert len(to_do(result)) == 1
+    assert (result.code, len(to_do(result))) == (2, 1)
+    assert "-> is that the right file? It is named by the default" in result.out
+
+
+@pytest.mark.parametrize(
+    ("pool", "text"),
+    [
+        ("htp://me@couch.example/survey", "is no pool: write sqlite:///file.db"),
+        ("http://couch.example:5984", "names no database"),
+        ("sqlite:/x.db", "names no file"),
+    ],
+)
+def test_an_address_that_is_none_is_said_before_anything_is_asked(apicas: Program, pool: str, text: str) -> None:
+    result = apicas("doctor", "--pool", pool)
+    assert (result.code, len(result.out.splitlines()), len(to_do(result))) == (2, 2, 1)
+    assert text in result.out
+    assert "-> put the address right: it is from --pool" in result.out
+
+
+def test_a_file_that_we_may_not_read(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(apicas, todo=1)
+    monkeypatch.setattr("apicas.clients.sqlite.schema.os.access", lambda path, mode: False)
+    found = examined(apicas)["pool"]
+    assert found["text"].startswith("no permission to read and write ")
+    assert "Its owner may let you in" in found["advice"]
+
+
+def test_a_disk_that_is_full(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Any) -> None:
+        raise PoolUnavailableError("no space is left for the file")
+
+    fill(apicas, todo=1)
+    monkeypatch.setattr("apicas.clients.sqlite.SQLiteClient.open", refuse)
+    monkeypatch.setattr("apicas.cli.opening.PATIENCE", 0.0)
+    result = apicas("doctor")
+    assert (result.code, len(to_do(result))) == (3, 1)
+    assert "-> make room on that disk" in result.out
 
 
 def test_a_network_file_system_is_for_one_process(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +172,12 @@ def test_no_server(apicas: Program) -> None:
     assert "is the server up" in result.out
 
 
+def test_http_and_https_are_told_apart(apicas: Program) -> None:
+    port = free_port()
+    assert "wants https" in apicas("doctor", "--pool", f"http://me@127.0.0.1:{port}/db").out
+    assert "Does the server speak https" in apicas("doctor", "--pool", f"https://me@127.0.0.1:{port}/db").out
+
+
 def test_a_wrong_password_is_tried_once(
     apicas: Program,
     refusing: str,  # noqa: F811
@@ -183,6 +226,25 @@ def test_no_database(apicas: Program, couch: Server, database: str) -> None:
     assert (result.code, len(to_do(result))) == (2, 1)
     assert "does not exist" in result.out
     assert "-> `apicas init` makes it" in result.out
+
+
+def test_a_name_that_no_database_can_have(apicas: Program, couch: Server, database: str) -> None:
+    result = apicas("doctor", "--pool", f"{couch.url.replace('://', f'://{couch.username}@')}/Survey")
+    assert (result.code, len(to_do(result))) == (2, 1)
+    assert "lower-case letters" in result.out
+
+
+def test_a_password_in_a_file_that_others_read_is_told_once(
+    apicas: Program, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _, name = os.environ["APICAS_POOL"].replace("admin@", "").rpartition("/")
+    for variable in ("APICAS_POOL", "APICAS_PASSWORD"):
+        monkeypatch.delenv(variable)
+    lines = [f"PICAS_HOST_URL={server!r}", f"PICAS_DATABASE={name!r}", "PICAS_USERNAME='admin'", "PICAS_PASSWORD='x'"]
+    apicas.write("picasconfig.py", "\n".join(lines)).chmod(0o644)
+    result = apicas("doctor")
+    assert "run `chmod 600" in result.out
+    assert "or is it in the file that is told of above?" in result.out
 
 
 def test_no_views(apicas: Program, couch: Server, database: str) -> None:

@@ -259,6 +259,15 @@ def test_an_editor_that_fails_changes_nothing(filled: Program, monkeypatch: pyte
     assert filled("edit", "none").code == 2
 
 
+def test_without_a_terminal_no_editor_is_started_that_nobody_named(
+    filled: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    result = filled("edit", "t")
+    assert (result.code, "change fields with --set, or set $EDITOR" in result.error) == (2, True)
+
+
 def test_no_text_is_left_behind(filled: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     place = tmp_path / "drafts"
     place.mkdir()

@@ -49,7 +49,7 @@ def lines(program: Program, *options: str) -> list[str]:
 def test_a_token_that_nothing_keeps(apicas: Program) -> None:
     put(apicas, time_request="5m")
     assert lines(apicas, "--walltime", "1h") == ["token t is in todo", CLAIMABLE]
-    answer = decode(apicas("explain", "t", "--json").out)
+    answer = decode(apicas("explain", "t", "--walltime", "1h", "--json").out)
     assert answer == {
         "id": "t",
         "state": "todo",
@@ -59,6 +59,15 @@ def test_a_token_that_nothing_keeps(apicas: Program) -> None:
         "asks": {"cores": 1},
         "seconds": 300,
     }
+
+
+def test_a_token_that_takes_its_time_says_so_where_no_end_is_known(apicas: Program) -> None:
+    put(apicas, time_request="300h")
+    _, fact, last = lines(apicas)
+    assert (fact, last) == (
+        "it takes 300:00:00: a pilot whose batch job ends sooner leaves it (try --walltime)",
+        CLAIMABLE,
+    )
 
 
 def test_a_token_that_is_not_there(apicas: Program) -> None:

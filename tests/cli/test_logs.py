@@ -61,6 +61,16 @@ def test_a_token_that_is_not_there_or_has_printed_nothing(apicas: Program) -> No
     run(apicas, "--", "true")
     assert apicas("logs", "t2").error == "apicas: there is no token 't2'"
     assert "printed nothing" in apicas("logs", "t1").error
+    assert "where its pilot prints" in apicas("logs", "t1").error
+    apicas("push", stdin='{"_id": "new"}')
+    assert apicas("logs", "new").error.endswith("has printed nothing that is kept")
+
+
+def test_the_files_of_who_attaches_the_output_by_another_name_are_said(apicas: Program) -> None:
+    apicas.write("own.py", "def work(token):\n    token.put_attachment('job.out', b'lines')\n")
+    apicas("push", stdin='{"_id": "t"}')
+    apicas("run", "own:work")
+    assert apicas("logs", "t").error.endswith("it has attachments: job.out (`apicas attachments TOKEN NAME`)")
 
 
 def test_a_running_token_shows_the_files_of_its_pilot(apicas: Program, tmp_path: Path) -> None:

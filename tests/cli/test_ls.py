@@ -151,6 +151,19 @@ def test_a_table_of_a_view_has_its_columns(filled: Program) -> None:
     assert line.split()[:3] == ["held", "2", "2.0h"]
 
 
+def test_what_came_from_a_table_is_listed_by_its_fields(apicas: Program) -> None:
+    apicas("push", "--format", "csv", "--id-field", "name", stdin="name,mass,state,far,away\na,1,x,2,3\nb,4,y,5,6\n")
+    head, first, second = apicas("ls", "todo").out.splitlines()
+    assert (head.split(), first.split(), second.split()) == (
+        ["id", "attempt", "age", "mass", ".state", "far"],
+        ["a", "0", "1", "x", "2"],
+        ["b", "0", "4", "y", "5"],
+    )
+    assert apicas("ls", "--columns", "id,input").out.split() == ["id", "input", "a", "{}", "b", "{}"]
+    apicas("push", stdin='{"_id": "0", "input": 7}')
+    assert apicas("ls", "todo").out.splitlines()[0].split() == ["id", "attempt", "age", "input"]
+
+
 def test_columns_of_choice(filled: Program) -> None:
     result = filled("ls", "good", "new", "--columns", "id, output.y ,input")
     assert [line.split() for line in result.out.splitlines()] == [
@@ -214,6 +227,47 @@ def test_names_that_are_nothing(filled: Program) -> None:
     assert filled("ls", "none").code == 2
     assert filled("ls", "Mine/todo").code == 2
     assert filled("ls", "--id", "todo").error == "apicas: there is no token 'todo'"
+
+
+def test_a_state_that_is_misspelt(filled: Program) -> None:
+    assert filled("ls", "lockd").error.endswith("of the name 'lockd': did you mean locked?")
+    assert filled("delete", "Done").error.endswith("did you mean done?")
+    assert filled("ls", "held7").error.endswith("of the name 'held7'")
+
+
+@pytest.mark.parametrize("option", ["--state", "--error"])
+def test_a_state_is_no_option(filled: Program, option: str) -> None:
+    result = filled("ls", option, "error")
+    assert (result.code, result.out) == (2, "")
+    assert result.error.startswith(
+        f"apicas: No such option: {option}: a state is a word of its own, as in `apicas ls error` (see "
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (["--columns", "id,input.siz"], ["input.siz"]),
+        (["--sort=-siz"], ["siz"]),
+        (["--where", "input.siz>3"], ["input.siz"]),
+        (["--where", "input.siz>3", "--json"], []),
+        (["done", "--where", "knd=julia", "--where", "outptu.y>1"], ["knd", "outptu.y"]),
+        (["--where", "input.size>1000"], []),
+        (["todo", "--columns", "id,reason", "--sort", "beat"], []),
+        (["--where", "reason~x", "--older", "1000d"], []),
+    ],
+)
+def test_a_field_that_no_token_has_is_said(filled: Program, arguments: list[str], fields: list[str]) -> None:
+    result = filled("ls", *arguments)
+    assert result.code == 0
+    said = [line for line in result.err.splitlines() if "has a field" in line]
+    assert said == [f"apicas: none of the tokens that were looked at has a field {field!r}" for field in fields]
+
+
+def test_nor_is_one_of_a_condition_that_changes_nothing(filled: Program) -> None:
+    result = filled("delete", "error", "--where", "exitcode=137", "--yes")
+    assert result.out.startswith("nothing to delete: 0 tokens of ")
+    assert result.error == "apicas: none of the tokens that were looked at has a field 'exitcode'"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_fields_of_a_table(apicas: Program) -> None:
     assert result.out == "Vega:2.1\nSol:1\n", result.err
 
 
+@pytest.mark.parametrize("command", [["echo", "{}"], ["echo"], ["echo", "{input}", "{mass}"]])
+def test_a_table_has_no_line_but_fields(apicas: Program, command: list[str]) -> None:
+    apicas.write("stars.csv", "name,mass\nVega,2.1\nSol,1\n")
+    result = apicas("map", "stars.csv", "--", *command)
+    assert (result.code, result.out) == (2, "")
+    assert result.error == "apicas: stars.csv has no {}, but fields: write {name}, {mass}"
+    assert apicas("map", "stars.csv", "-k", "--", "echo", "{mass}").out == "2.1\n1\n"
+
+
 def test_a_line_for_the_shell(apicas: Program) -> None:
     result = apicas("map", lines_of(apicas, "a", "$(touch no)"), "-k", "--shell", "--", "echo {} | tr a-z A-Z")
     assert result.out == "A\n$(TOUCH NO)\n"

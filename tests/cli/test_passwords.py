@@ -268,3 +268,8 @@ def test_a_wrong_password_is_sent_once(apicas: Program, refusing: str) -> None: 
 
     assert apicas("passwd", "--stdin", "--pool", refusing, stdin="wrong\n").code == 2
     assert _Refusing.requests == 1
+
+
+def test_no_password_is_wanted_for_an_address_that_is_none(apicas: Program) -> None:
+    result = apicas("status", "--pool", "http://me@couch.example:5984")
+    assert (result.code, "names no database" in result.error) == (2, True)

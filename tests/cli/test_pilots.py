@@ -82,7 +82,7 @@ def test_a_running_pilot_is_shown_with_what_it_holds(apicas: Program, started: E
         started.wait(2)
         lines = apicas("pilots", "--tokens").out.splitlines()
         (one,) = map(decode, apicas("pilots", "--json").out.splitlines())
-        assert lines[0].startswith(f"pilot {one['pilot']} on {one['hostname']}, 2 tokens, since ")
+        assert lines[0].startswith(f"pilot {one['pilot']} on {one['hostname']}, 2 tokens, the oldest since ")
         assert lines[0].endswith("ago")
         assert [line.split()[0] for line in lines[1:]] == one["tokens"]
         assert (one["sign"], one["silent"]) == ("alive", [])

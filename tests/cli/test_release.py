@@ -100,6 +100,13 @@ def test_it_asks_and_says_who_seems_to_live(filled: Program) -> None:
     assert filled("release", "--stale", "--host", "elsewhere").out.startswith("nothing to release")
 
 
+def test_a_token_that_nobody_holds_is_said(filled: Program) -> None:
+    filled("push", stdin='{"_id": "free"}\n')
+    result = filled("release", "free")
+    assert (result.code, result.out.startswith("nothing to release")) == (0, True)
+    assert result.error == "apicas: free: in todo, and held by nobody"
+
+
 def test_a_token_that_does_not_exist_is_said(filled: Program) -> None:
     result = filled("release", "silent", "none", "--yes")
     assert (result.code, result.out) == (1, "released 1 token\n")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import apicas as library
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.cli.forecast import Forecast
 from apicas.cli.run_display import LINE_INTERVAL, _Lines, clock, summary
 from apicas.cli.running import exit_code_of
@@ -217,6 +217,19 @@ def test_failed_tokens_do_not_change_the_exit_code_and_each_is_one_line(apicas: 
     assert all(line.endswith(r"ValueError: line one\nline two \x1b[31m") for line in lines)
 
 
+def test_a_command_that_fits_one_of_the_tokens_is_run(apicas: Program) -> None:
+    """Also where it is the last, behind many that are odd."""
+    odd = "".join(f'{{"_id": "a{number:02}"}}\n' for number in range(12))
+    apicas("push", stdin=f'{odd}{{"_id": "z", "name": "x"}}')
+    result = apicas("run", "--", "echo", "{name}")
+    assert (result.code, "1 done, 12 failed" in result.out) == (0, True)
+
+
+def test_a_token_or_two_that_a_command_does_not_fit_fail(apicas: Program) -> None:
+    push(apicas, 2)
+    assert "0 done, 2 failed" in apicas("run", "--", "echo", "{name}").out
+
+
 def test_a_time_limit_ends_a_token(apicas: Program, started: Events) -> None:
     push(apicas, 1)
     result = apicas("run", "work:hang", "--max-token-time", "0.1s")
@@ -255,6 +268,8 @@ def test_what_cannot_be_run_is_one_line(apicas: Program, target: str, reason: st
         (["work:square", "--", "echo"], "a pilot does one thing"),
         (["--", "./no-such-program", "{input}"], "there is no program"),
         (["--", "echo", "{input"], "brace"),
+        (["--", "echo", "{id}"], "its id is {_id}; so it is with all 3 tokens that were looked at"),
+        (["--shell", "--", "echo {inptu}"], "did you mean {input}?"),
         (["--shell", "work:square"], "are for a command after --"),
         (["--outputs", "*.fits", "work:square"], "are for a command after --"),
         (["--outputs", "../x", "--", "true"], "outside the work directory"),
@@ -419,6 +434,59 @@ def test_a_forecast_knows_that_others_work_too() -> None:
     forecast.count(500, report)
     assert (forecast.own_rate, forecast.pool_rate) == (1.0, 50.0)
     assert forecast.seconds(report) == 10.0
+
+
+def test_tokens_that_end_in_bursts_make_no_rate_that_jumps() -> None:
+    forecast = Forecast()
+    rates: list[float] = []
+    left: list[float] = []
+    for second in range(1, 301):  # five workers, three seconds for each token
+        report = Report(done=5 * (second // 3), running=5, seconds=float(second))
+        forecast.note(report)
+        if second % 7 == 0:
+            forecast.count(500 - report.done - 5, report)
+        if second > 60:
+            rates.append(forecast.own_rate)
+            left.append(forecast.seconds(report) or 0.0)
+    assert all(1.5 < rate < 1.8 for rate in rates)
+    assert all(abs(seconds - (500 - 5 * (second // 3)) / (5 / 3)) < 20 for second, seconds in enumerate(left, 61))
+
+
+def test_what_a_pilot_holds_in_stock_is_left_and_is_no_other_pilot_s_work() -> None:
+    forecast = Forecast()
+    forecast.count(300, Report())
+    report = Report(done=5, running=5, held=6, seconds=5.0)
+    forecast.note(report)
+    forecast.count(289, report)
+    assert (forecast.left(report), forecast.own_rate, forecast.pool_rate) == (295, 1.0, 1.0)
+    later = Report(done=10, running=5, held=5, seconds=8.0)
+    assert forecast.left(later) == 290
+
+
+def test_a_rate_forgets_what_was_long_ago() -> None:
+    forecast = Forecast()
+    for second in range(1, 201):
+        forecast.note(Report(done=100 * min(second, 100), seconds=float(second)))
+    assert 0 < forecast.own_rate < 2
+
+
+def test_of_work_that_takes_hours_the_rate_is_known_all_the_time() -> None:
+    forecast = Forecast()
+    rates = []
+    for minute in range(1, 60 * 6):  # ten workers, an hour for each token
+        forecast.note(Report(done=10 * (minute // 60), running=10, seconds=60.0 * minute))
+        if minute >= 60:
+            rates.append(forecast.own_rate * 3600)
+    assert all(4.9 < rate <= 10 for rate in rates)
+
+
+def test_the_rate_of_all_is_told_where_others_work_too() -> None:
+    forecast = Forecast()
+    forecast.count(1000, Report())
+    report = Report(done=10, seconds=10.0)
+    forecast.note(report)
+    forecast.count(500, report)
+    assert summary(report, forecast).endswith("500 left, 1.0/s of 50.0/s, ETA 0:00:10")
 
 
 def test_the_line_says_what_counts() -> None:

@@ -64,6 +64,11 @@ def test_ids_can_come_through_a_pipe(filled: Program) -> None:
     assert set(listed(filled)) == {"new", "good", "worse", "held", "odd"}
 
 
+def test_a_reset_says_that_finished_work_is_done_again(filled: Program) -> None:
+    assert filled("reset", "good", "bad").error == "apicas: 1 token of these is done, and will be worked again"
+    assert filled("reset", "worse").err == ""
+
+
 def test_a_token_that_cannot_be_reset_is_told_and_the_others_are(filled: Program) -> None:
     result = filled("reset", "odd", "bad")
     assert (result.code, result.out) == (1, "reset 1 token\n")
@@ -159,8 +164,8 @@ def test_a_token_that_no_longer_fulfils_the_condition_is_left_alone(
 
 
 def test_an_empty_list_says_so(filled: Program) -> None:
-    assert filled("ls", "--where", "x=1").error == "apicas: there are no such tokens"
-    assert filled("ls", "--where", "x=1", "--sort", "id").error == "apicas: there are no such tokens"
+    assert filled("ls", "--where", "lock=1").error == "apicas: there are no such tokens"
+    assert filled("ls", "--where", "lock=1", "--sort", "id").error == "apicas: there are no such tokens"
     assert filled("ls", "--where", "x=1", "--json").err == ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import inspect
 import os
 import re
 import shlex
@@ -21,25 +20,23 @@ import apicas
 from apicas.clients.memory import MemoryClient
 from apicas.embedding import EmbeddedPilot
 from tests.couchdb import Server, server
+from tests.examples.pages import DOCS, ROOT, blocks, execute
 
-ROOT: Final = Path(__file__).parents[2]
-MIGRATING: Final = ROOT / "docs" / "migrating-from-picas.md"
-EMBEDDING: Final = ROOT / "docs" / "embedding.md"
+MIGRATING: Final = DOCS / "migrating-from-picas.md"
+EMBEDDING: Final = DOCS / "embedding.md"
 PACKAGES: Final = next((ROOT / ".picas").glob("lib/python*/site-packages"), None)
 needs_picas = pytest.mark.skipif(PACKAGES is None, reason="no PiCaS in .picas/: `make setup` installs it")
 
 
-def blocks(page: Path, language: str = "python") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-
-
-async def execute(block: str, names: dict[str, Any]) -> None:
-    """Run a block, awaits at its top level included."""
-    code = compile(block, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    if code.co_flags & inspect.CO_COROUTINE:
-        await eval(code, names)
-    else:
-        exec(code, names)
+async def in_a_shell(block: str, directory: Path, **variables: str) -> None:
+    """Run a block of commands, with `apicas` on the path."""
+    script = directory / "apicas"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m apicas "$@"\n')
+    script.chmod(0o755)
+    path = f"{directory}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **variables}
+    command = ["sh", "-ec", block]
+    await asyncio.to_thread(subprocess.run, command, env=environment, cwd=directory, check=True, timeout=100)
 
 
 @pytest.fixture
@@ -52,8 +49,8 @@ def couch(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
 
 def test_every_block_is_known() -> None:
     """A new one needs a test here."""
-    assert [len(blocks(page)) for page in (MIGRATING, EMBEDDING)] == [3, 4]
-    assert len(blocks(MIGRATING, "sh")) == 1
+    assert [len(blocks(page, "python")) for page in (MIGRATING, EMBEDDING)] == [3, 4]
+    assert [len(blocks(page, "sh")) for page in (MIGRATING, EMBEDDING)] == [1, 1]
 
 
 @pytest.mark.couchdb
@@ -63,7 +60,7 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
     here, name = couch
     settings = {"HOST_URL": here.url, "DATABASE": name, "USERNAME": here.username, "PASSWORD": here.password or ""}
     (tmp_path / "picasconfig.py").write_text("".join(f"PICAS_{key} = {value!r}\n" for key, value in settings.items()))
-    (tmp_path / "pilot.py").write_text(blocks(MIGRATING)[0])
+    (tmp_path / "pilot.py").write_text(blocks(MIGRATING, "python")[0])
     async with here.client(name) as client:
         await client.setup()
         await client.upload({"_id": f"t{n}", "input": f"echo {n}; exit {n // 3}"} for n in range(4))
@@ -73,6 +70,7 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
             subprocess.run, command, cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=100
         )
         assert program.returncode == 0, program.stderr
+        assert program.stdout.startswith(b"3 done, 1 failed, 1 scrubbed in ")
         assert {state: number for state, number in (await client.counts()).items() if number} == {"done": 3, "error": 1}
         assert await client.get_attachment("t2", "stdout.txt") == b"2\n"
         assert (await client.fetch("t3")).scrub_count == 1
@@ -80,32 +78,30 @@ async def test_the_two_lines(couch: tuple[Server, str], tmp_path: Path) -> None:
 
 def test_the_two_lines_are_two() -> None:
     """All other lines are PiCaS's."""
-    lines = [line for line in blocks(MIGRATING)[0].splitlines() if "apicas" in line]
+    lines = [line for line in blocks(MIGRATING, "python")[0].splitlines() if "apicas" in line]
     assert len(lines) == 2
 
 
 async def test_a_command_instead_of_an_actor(tmp_path: Path) -> None:
     pool = f"sqlite:///{tmp_path}/pool.db"
-    script = tmp_path / "apicas"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m apicas "$@"\n')
-    script.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "APICAS_POOL": pool}
     async with apicas.connect(pool) as client:
         await client.upload([{"_id": "t", "input": "echo it works"}])
-    command = ["sh", "-ec", blocks(MIGRATING, "sh")[0]]
-    await asyncio.to_thread(subprocess.run, command, env=environment, cwd=tmp_path, check=True, timeout=100)
+    await in_a_shell(blocks(MIGRATING, "sh")[0], tmp_path, APICAS_POOL=pool)
     async with apicas.connect(pool) as client:
         assert await client.get_attachment("t", "stdout.txt") == b"it works\n"
 
 
-async def test_the_actor_written_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_the_actor_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool) -> None:
+    """On a pool that is named, and on the one that the command line takes."""
     pool = f"sqlite:///{tmp_path}/pool.db"
+    if not is_named:
+        monkeypatch.setenv("APICAS_POOL", pool)
     async with apicas.connect(pool) as client:
         await client.upload([{"_id": "t", "input": "echo it works"}])
     names: dict[str, Any] = {}
-    await execute(blocks(MIGRATING)[1], names)
-    await names["main"](pool)
+    await execute(blocks(MIGRATING, "python")[1], names)
+    await names["main"](*([pool] if is_named else []))
     async with apicas.connect(pool) as client:
         assert (await client.fetch("t")).state == "done"
         assert await client.get_attachment("t", "stdout.txt") == b"it works\n"
@@ -117,7 +113,7 @@ async def test_the_views_of_tasks() -> None:
     async with MemoryClient() as client:
         await client.upload([{"_id": "t", "type": "task"}])
         names: dict[str, Any] = {"client": client, "apicas": apicas, "work": work}
-        await execute(blocks(MIGRATING)[2], names)
+        await execute(blocks(MIGRATING, "python")[2], names)
         assert names["report"].done == 1
 
 
@@ -142,7 +138,7 @@ def test_no_name_of_picas_is_left_out(module: str) -> None:
 
 async def test_typed_input() -> None:
     """The actor in docs/actors.md."""
-    (block,) = (block for block in blocks(ROOT / "docs" / "actors.md") if "Token[Field]" in block)
+    (block,) = (block for block in blocks(DOCS / "actors.md", "python") if "Token[Field]" in block)
     names: dict[str, Any] = {}
     await execute(block, names)
     async with MemoryClient() as client:
@@ -159,12 +155,16 @@ async def test_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A pilot by itself, in aiohttp, in Starlette, and one that ends its host."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"asyncio": asyncio}
-    first, in_aiohttp, in_starlette, dying = blocks(EMBEDDING)
+    first, in_aiohttp, in_starlette, dying = blocks(EMBEDDING, "python")
     await execute(first, names)
     assert names["pilot"].report.done == 3
     await execute(in_aiohttp, names)
     runner = web.AppRunner(names["app"])
     await runner.setup()
+    await in_a_shell(blocks(EMBEDDING, "sh")[0], tmp_path)
+    async with apicas.connect("sqlite:///squares.db") as client:
+        while (await client.counts())["done"] < 103:
+            await asyncio.sleep(0.01)
     await runner.cleanup()
     await execute(in_starlette, names)
     app = names["app"]

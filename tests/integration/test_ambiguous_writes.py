@@ -23,7 +23,7 @@ from apicas.clients.couch.designs import OWN_NAME, own_views
 from apicas.exceptions import InvalidTokenError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from apicas.tokens import Token, annex, claim_of
 from apicas.views import monitor_design
 from tests.couchdb import SERVERS, Server, server

@@ -13,15 +13,15 @@ import anyio
 import pytest
 from aiohttp import web
 
-from apicas import iterators
 from apicas._runtime.keeping import doorbell
 from apicas.actors import RunActor
 from apicas.clients.couch import CouchClient
 from apicas.clients.couch.pulse import AFFORDABLE, Pulse, may_follow
 from apicas.clients.port import Arrival
 from apicas.exceptions import AccessDeniedError, PoolError, PoolUnavailableError
-from apicas.iterators import BasicViewIterator, EndlessViewIterator
-from apicas.policies import Backoff
+from apicas.iterators import BasicViewIterator, EndlessViewIterator, endless
+from apicas.iterators import views as view_iterators
+from apicas.policies.retries import Backoff
 from apicas.tokens import Token
 from tests.couchdb import SERVERS, Server, server
 from tests.faults.proxy import FaultProxy
@@ -189,9 +189,10 @@ def couch(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pilots do not look by themselves: what they find, they were told of."""
-    monkeypatch.setattr(iterators, "SAFETY_LOOK", 10_000.0)
-    monkeypatch.setattr(iterators, "IDLE_POLL", 10_000.0)
-    monkeypatch.setattr(iterators, "Backoff", lambda **_: Backoff(first=10_000.0, most=10_000.0))
+    monkeypatch.setattr(view_iterators, "SAFETY_LOOK", 10_000.0)
+    for module in (view_iterators, endless):
+        monkeypatch.setattr(module, "IDLE_POLL", 10_000.0)
+    monkeypatch.setattr(view_iterators, "Backoff", lambda **_: Backoff(first=10_000.0, most=10_000.0))
     monkeypatch.setattr(doorbell, "AGAIN", Backoff(first=0.05, most=0.2))
 
 

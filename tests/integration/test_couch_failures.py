@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import ssl
@@ -11,11 +12,13 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import pytest
 from aiohttp import web
 
 from apicas.clients.couch import CouchClient
+from apicas.clients.couch.failures import translated
 from apicas.clients.port import SaveResult, SaveStatus
 from apicas.exceptions import (
     AccessDeniedError,
@@ -26,7 +29,7 @@ from apicas.exceptions import (
     PoolUnavailableError,
     ViewNotFoundError,
 )
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from tests.integration.scripted import DATABASE, Play, Script, answer, drop, playing
 
 SECRET = "correct-horse"
@@ -76,6 +79,15 @@ async def test_refused_credentials_are_sent_once(script: Script) -> None:
             await client.open()
         assert SECRET not in str(caught.value)
     assert len(script.seen) == 1
+
+
+async def test_who_gives_no_password_is_told_so(script: Script) -> None:
+    script.on("GET pool", answer(401, REFUSED))
+    with pytest.raises(AccessDeniedError, match="No password was given"):
+        await CouchClient(script.url, "pool", "me").open()
+    with pytest.raises(AccessDeniedError) as caught:
+        await make(script).open()
+    assert "No password" not in str(caught.value)
 
 
 async def test_credentials_refused_later_are_not_sent_again(script: Script) -> None:
@@ -609,3 +621,24 @@ async def test_certificates_are_verified(certificate: tuple[Path, Path], tmp_pat
                 assert not client.replicated
     with pytest.raises(ConfigError, match="ca_file"):
         await make(script, ca_file=tmp_path / "nothing.pem").open()
+
+
+async def test_for_a_certificate_that_is_too_old_nobody_is_sent_to_look_for_an_authority() -> None:
+    key = aiohttp.client_reqrep.ConnectionKey("127.0.0.1", 6984, True, True, None, None, None)
+    refused = ssl.SSLCertVerificationError(1, "certificate verify failed: certificate has expired")
+    with pytest.raises(ConfigError, match=r"expired$"), translated("https://127.0.0.1:6984/pool", ConfigError):
+        raise aiohttp.ClientConnectorCertificateError(key, refused)
+
+
+async def test_http_to_a_port_for_https_is_no_outage() -> None:
+    """It is refused at once, with what to write instead; the bytes are CouchDB's."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"\x15\x03\x01\x00\x02\x02\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigError, match="write https://"):
+            await CouchClient(f"http://127.0.0.1:{port}", "pool").open()

@@ -13,13 +13,13 @@ import anyio
 import pytest
 
 from apicas._runtime.environment import Environment
-from apicas._runtime.pilot import Report
+from apicas._runtime.reports import Report
 from apicas.actors import RunActor
 from apicas.clients.couch import CouchClient
 from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Owner
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from apicas.tokens import Token, annex
 from tests.couchdb import SERVERS, Server, server
 from tests.faults.proxy import Fault, FaultProxy, Seeded, rate

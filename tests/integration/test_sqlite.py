@@ -18,7 +18,9 @@ import pytest
 from apicas.clients.port import SaveStatus, ViewQuery
 from apicas.clients.sqlite import SQLiteClient, schema
 from apicas.clients.sqlite import client as client_module
+from apicas.clients.sqlite import feed as feed_module
 from apicas.clients.sqlite.attachments import CHUNK, STAGED_LIFE
+from apicas.clients.sqlite.failures import translate
 from apicas.clients.sqlite.file_systems import network_file_system
 from apicas.clients.sqlite.thread import ConnectionThread
 from apicas.exceptions import (
@@ -569,8 +571,8 @@ async def test_an_upload_given_up_meanwhile_is_told(tmp_path: Path) -> None:
 
 
 async def test_own_writes_wake_the_feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_CHANGES_POLL", 3600)
-    monkeypatch.setattr(client_module, "_PAGE_OF_CHANGES", 2)
+    monkeypatch.setattr(feed_module, "_POLL", 3600)
+    monkeypatch.setattr(feed_module, "_PAGE", 2)
     async with SQLiteClient(tmp_path / "pool.db") as client:
         await upload(client, 5)
         async with aclosing(client.changes("0")) as feed:  # type: ignore[type-var]  # an async generator
@@ -651,3 +653,17 @@ async def test_on_a_network_file_system_clients_of_one_process_share(
 async def _use_fork(client: SQLiteClient) -> None:
     async with client.fork() as fork:
         assert await fork.total() == 10
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (sqlite3.SQLITE_FULL, "no space is left for the file"),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, "no space is left for the file"),
+        (sqlite3.SQLITE_IOERR_READ, "the disk failed to read or write the file"),
+    ],
+)
+def test_a_full_disk_is_called_one(code: int, text: str) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert text in str(translate(error, "sqlite:///x.db"))

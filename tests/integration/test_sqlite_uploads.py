@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apicas.clients.base import MAX_BULK_DOCUMENTS
+from apicas.clients.bulks import MAX_BULK_DOCUMENTS
 from apicas.clients.sqlite import SQLiteClient
 from apicas.clients.sqlite.schema import RUN
 from apicas.tokens import new_token

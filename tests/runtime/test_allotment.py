@@ -16,7 +16,7 @@ import pytest
 import apicas
 from apicas._node.inventory import Allocation
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandOptions
+from apicas._runtime.commands.options import CommandOptions
 from apicas._runtime.processes.allotment import heard_allocation, in_force, running_allocation, told_allocation
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator

@@ -16,7 +16,9 @@ from apicas._runtime.keeping.doorbell import KEPT_OPEN, MAX_UNHEARD, REFUSED, Do
 from apicas.clients.memory import MemoryClient
 from apicas.clients.port import Arrival
 from apicas.exceptions import PoolError, PoolUnavailableError
-from apicas.iterators import IDLE_POLL, SAFETY_LOOK, BasicViewIterator, EndlessViewIterator
+from apicas.iterators import BasicViewIterator, EndlessViewIterator
+from apicas.iterators.iterator import IDLE_POLL
+from apicas.iterators.views import SAFETY_LOOK
 from apicas.modifiers import BasicTokenModifier
 from apicas.testing import FaultyClient, run_virtual, unix_time, virtual_environment
 from apicas.tokens import Token

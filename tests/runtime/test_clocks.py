@@ -14,7 +14,7 @@ import pytest
 
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.policies import LeaseTimes
+from apicas.policies.leases import LeaseTimes
 from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token
 from tests.runtime.virtual import LEASE, make_pool, virtual

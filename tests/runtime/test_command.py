@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandOptions
+from apicas._runtime.commands.options import CommandOptions
 from apicas.exceptions import CommandError, ConfigError, InvalidTokenError
 from apicas.tokens import Token
 from tests.runtime.processes import Fifo

@@ -9,7 +9,7 @@ import pytest
 
 import apicas
 from apicas.exceptions import ConfigError
-from apicas.policies import MIN_LEASE
+from apicas.policies.leases import MIN_LEASE
 from apicas.testing import FaultyClient, unix_time
 from apicas.testing.virtual import virtual_loop
 from apicas.tokens import Token

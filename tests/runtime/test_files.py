@@ -18,7 +18,7 @@ from typing_extensions import override
 import apicas
 from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.commands.files import MAX_ATTACHED, FileOptions
-from apicas._runtime.commands.process import CommandOptions
+from apicas._runtime.commands.options import CommandOptions
 from apicas._runtime.commands.workdirs import WorkDirectories
 from apicas.clients.memory import MemoryClient
 from apicas.exceptions import ConfigError, PoolUnavailableError

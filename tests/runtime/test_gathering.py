@@ -8,12 +8,12 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
+from apicas._runtime.feeder import MAX_UNWRITTEN
 from apicas._runtime.keeping.committer import GATHER_TIME, MAX_BATCH
 from apicas._runtime.keeping.outcomes import Returned
-from apicas._runtime.pilot import MAX_UNWRITTEN
 from apicas.clients.port import SaveResult
 from apicas.iterators import BasicViewIterator
-from apicas.policies import CLAIM_PORTION
+from apicas.policies.claiming import CLAIM_PORTION
 from apicas.testing import Faults, FaultyClient, unix_time, virtual_environment
 from tests.runtime.acting import acting
 from tests.runtime.virtual import virtual

@@ -14,7 +14,7 @@ from apicas._runtime.keeping.healer import Healer, is_result
 from apicas.exceptions import LeaseLostError, PoolUnavailableError, Release
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import LeaseTimes
+from apicas.policies.leases import LeaseTimes
 from apicas.testing import ReplicatedClient, ReplicatedStore, unix_time, virtual_environment
 from apicas.tokens import TokenState, is_suspect, state_of
 from tests.runtime.clusters import locked, member, plant

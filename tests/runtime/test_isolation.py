@@ -17,7 +17,8 @@ import pytest
 import apicas
 from apicas._runtime.environment import real_environment
 from apicas._runtime.isolation.isolated import _frame
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.options import RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError
 from apicas.iterators import BasicViewIterator

@@ -20,10 +20,10 @@ import apicas
 from apicas._runtime.attempts.current import running_token
 from apicas._runtime.environment import Environment, real_environment
 from apicas._runtime.keeping.lag import LoopWatch
-from apicas._runtime.pilot import RunOptions
+from apicas._runtime.options import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
-from apicas.policies import CALM_TIME
+from apicas.policies.lag import CALM_TIME
 from apicas.testing import FaultyClient
 from apicas.tokens import Token
 from tests.runtime.test_heartbeat_thread import HandClock

@@ -11,7 +11,8 @@ from apicas._documents import Document
 from apicas.clients.port import ViewQuery, ViewRow
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.policies import MAX_VANISHED, LeaseTimes
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.retries import MAX_VANISHED
 from apicas.testing import FaultyClient, unix_time, virtual_environment
 from apicas.tokens import Token, annex, claim_of, is_suspect
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual

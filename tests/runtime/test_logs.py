@@ -25,8 +25,8 @@ from apicas._runtime.attempts.notes import Notes
 from apicas._runtime.attempts.scribe import Scribe
 from apicas._runtime.attempts.spool import LAST, SEGMENT, Follower, Spool, rest_of
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandOptions
-from apicas._runtime.pilot import RunOptions
+from apicas._runtime.commands.options import CommandOptions
+from apicas._runtime.options import RunOptions
 from apicas._runtime.processes.pipes import Capture
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import ConfigError

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import apicas
+from apicas._runtime.attempts.current import memory_limit
 from apicas._runtime.attempts.notes import Usage
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import memory_limit
+from apicas._runtime.holdings import Holdings
 from apicas._runtime.keeping.outcomes import Returned, Verdict
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.options import RunOptions
 from apicas._runtime.processes import memory as supervisor_memory
 from apicas._runtime.processes.memory import Kills, Sampler
 from apicas._runtime.processes.supervision import Supervision, supervision
@@ -143,13 +144,13 @@ async def test_a_command_does_not_tell_our_memory_as_its_own() -> None:
 
 async def test_a_worker_process_tells_what_each_token_took(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts: list[Verdict] = []
-    give_back = Pilot._give_back
+    give_back = Holdings.give_back
 
-    def note(self: Pilot, token: Token, verdict: Verdict) -> None:
+    def note(self: Holdings, token: Token, verdict: Verdict) -> None:
         verdicts.append(verdict)
         give_back(self, token, verdict)
 
-    monkeypatch.setattr(Pilot, "_give_back", note)
+    monkeypatch.setattr(Holdings, "give_back", note)
     async with apicas.MemoryClient() as client:
         await client.upload({"_id": f"t{size}", "input": {"size": size}} for size in (200_000_000, 0))
         async with BasicViewIterator(client, linger=False) as tokens:

@@ -16,9 +16,10 @@ from apicas._documents import Document
 from apicas._runtime.environment import Environment
 from apicas._runtime.hooks import Work
 from apicas._runtime.keeping.outcomes import Returned
+from apicas._runtime.options import RunOptions
 from apicas._runtime.outbox.disk import DiskOutbox
 from apicas._runtime.outbox.replay import ReplayReport, replay
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError, LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator

@@ -14,7 +14,7 @@ import pytest
 import apicas
 from apicas._node.inventory import Inventory
 from apicas._node.requests import RequestFields
-from apicas._runtime.keeping import claims
+from apicas._runtime.keeping import candidates
 from apicas._runtime.keeping.outcomes import Crashed, Cut, Raised, Returned, Verdict
 from apicas._runtime.options import RunOptions
 from apicas._runtime.packing import Packed
@@ -179,8 +179,8 @@ async def test_what_fits_is_found_among_many_that_do_not(in_order: bool) -> None
 @virtual
 async def test_what_fits_is_found_beyond_what_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of a few pages at once; the next look goes on from there, and not always from the beginning."""
-    monkeypatch.setattr(claims, "FIRST_PAGE", 4)
-    monkeypatch.setattr(claims, "MAX_SCAN_PAGES", 2)
+    monkeypatch.setattr(candidates, "FIRST_PAGE", 4)
+    monkeypatch.setattr(candidates, "MAX_SCAN_PAGES", 2)
     client = await pool_of(*({"_id": f"t{n:04}", "cores": 1 if n == 299 else 64} for n in range(300)))
     report = await work(client, Node(cores=2), resources="cores=2")
     assert (report.done, report.left, report.reason) == (1, 299, NOTHING_FITS)

@@ -15,8 +15,8 @@ import anyio
 import pytest
 
 import apicas
-from apicas._runtime.commands import process
-from apicas._runtime.processes import groups, pipes
+from apicas._runtime.commands import running as command_running
+from apicas._runtime.processes import groups, pipes, running
 from apicas.exceptions import CommandError, ConfigError, TokenTimeoutError
 from tests.runtime.processes import (
     LOOPS,
@@ -454,7 +454,7 @@ async def test_what_cannot_be_killed_is_given_up_and_reaped_later(
     loop_kind: str, monkeypatch: pytest.MonkeyPatch, fifo: Fifo, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a process that hangs on a dead file server."""
-    monkeypatch.setattr(process, "KILL_TIME", 0.01)
+    monkeypatch.setattr(running, "KILL_TIME", 0.01)
     monkeypatch.setattr(groups, "signal_group", lambda group, number: False)
     with pytest.raises(TokenTimeoutError):
         await shell(f"echo $$ > {fifo.path}; exec {FOREVER}", timeout=0.1, grace=0.01)
@@ -471,7 +471,7 @@ async def test_a_failure_between_start_and_wait_leaves_nothing(loop_kind: str, m
     def fail(*_arguments: object) -> None:
         raise OSError("no more watches")
 
-    monkeypatch.setattr(process, "OutputPipe", fail)
+    monkeypatch.setattr(command_running, "OutputPipe", fail)
     with pytest.raises(OSError, match="no more watches"):
         await apicas.run_command(["sleep", "3600"], stdin=b"x")
 

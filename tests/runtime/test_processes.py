@@ -18,11 +18,13 @@ from anyio import wait_all_tasks_blocked
 
 import apicas
 from apicas._node.inventory import Allocation
-from apicas._runtime.isolation import isolation as isolation_module
-from apicas._runtime.isolation.isolation import IsolatedProcess, Isolation
+from apicas._runtime.isolation import process as isolated_process
+from apicas._runtime.isolation.isolation import Isolation
 from apicas._runtime.isolation.pool import ProcessPool
+from apicas._runtime.isolation.process import IsolatedProcess
 from apicas._runtime.keeping.outcomes import Raised, Returned, Verdict
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.options import RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas._runtime.processes.allotment import running_allocation
 from apicas.actors import run_pilot, work_maker
 from apicas.exceptions import TokenTimeoutError
@@ -295,14 +297,14 @@ async def test_a_process_that_takes_nothing_more_is_ended(monkeypatch: pytest.Mo
     async with pool_of(isolated_work.Counted) as (pool, isolation):
         deaf = await worked_in(pool)
         os.kill(deaf, signal.SIGSTOP)
-        start, limit = isolation.start, isolation_module.TAKE_LIMIT
+        start, limit = isolation.start, isolated_process.TAKE_LIMIT
 
         def started() -> IsolatedProcess:
-            monkeypatch.setattr(isolation_module, "TAKE_LIMIT", limit)
+            monkeypatch.setattr(isolated_process, "TAKE_LIMIT", limit)
             return start()
 
         monkeypatch.setattr(isolation, "start", started)
-        monkeypatch.setattr(isolation_module, "TAKE_LIMIT", 0.01)
+        monkeypatch.setattr(isolated_process, "TAKE_LIMIT", 0.01)
         assert await worked_in(pool) != deaf
         assert not lives(deaf)
 

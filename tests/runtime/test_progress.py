@@ -27,7 +27,7 @@ from apicas._runtime.commands.command import CommandRunner
 from apicas._runtime.environment import process_name
 from apicas._runtime.isolation.remote import RemoteLease
 from apicas._runtime.keeping.leases import Lease
-from apicas._runtime.pilot import RunOptions
+from apicas._runtime.options import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.clients.port import SaveResult
 from apicas.iterators import BasicViewIterator

@@ -12,7 +12,8 @@ from typing_extensions import override
 import apicas
 from apicas._documents import Document
 from apicas._runtime.hooks import Work
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.options import RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas.clients.port import SaveResult
 from apicas.exceptions import ConfigError
 from apicas.testing import FaultyClient, unix_time
@@ -180,7 +181,8 @@ async def test_a_drain_lets_tokens_finish_within_the_grace_period() -> None:
     await client.upload([{"_id": f"t{n}", "input": seconds} for n, seconds in enumerate([5, 15, 100, 1000])])
     started = anyio.Event()
     from apicas._runtime.hooks import Work
-    from apicas._runtime.pilot import Pilot, RunOptions
+    from apicas._runtime.options import RunOptions
+    from apicas._runtime.pilot import Pilot
 
     async def process(token: Token) -> None:
         if token["input"] == 1000:
@@ -208,7 +210,8 @@ async def test_a_drain_lets_tokens_finish_within_the_grace_period() -> None:
 async def test_a_second_signal_waits_for_no_cleanup() -> None:
     """After a drain cleanup_run has the grace period; once more, and it has a moment."""
     from apicas._runtime.hooks import Work
-    from apicas._runtime.pilot import Pilot, RunOptions
+    from apicas._runtime.options import RunOptions
+    from apicas._runtime.pilot import Pilot
 
     client = make_pool()
     await client.upload([{"_id": "t"}])
@@ -237,7 +240,8 @@ async def test_a_second_signal_waits_for_no_cleanup() -> None:
 async def test_a_second_signal_may_come_before_anything_else() -> None:
     """Even before the pilot has entered its iterator."""
     from apicas._runtime.hooks import Work
-    from apicas._runtime.pilot import Pilot, RunOptions
+    from apicas._runtime.options import RunOptions
+    from apicas._runtime.pilot import Pilot
 
     client = make_pool()
     await client.upload([{}])

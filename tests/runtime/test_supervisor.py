@@ -18,7 +18,8 @@ import pytest
 
 import apicas
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.commands.process import CommandOptions, leave_nothing
+from apicas._runtime.commands.options import CommandOptions
+from apicas._runtime.processes.running import leave_nothing
 from apicas._runtime.processes.supervision import Supervision, supervision
 from apicas.exceptions import TokenTimeoutError
 from tests.runtime import isolated_work

@@ -147,6 +147,24 @@ def test_a_field_that_the_token_lacks_is_named(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("id", ": its id is {_id}"),
+        ("inptu", ": did you mean {input}?"),
+        ("masses", ": did you mean {input.mass}?"),
+        ("input.mas", ": did you mean {input.mass}?"),
+        ("input.seeds", ": did you mean {seed}?"),
+        ("far", " (a brace"),
+        ("input.far", " (a brace"),
+    ],
+)
+def test_what_may_have_been_meant_is_said(path: str, hint: str) -> None:
+    with pytest.raises(InvalidTokenError, match="which the token does not have") as caught:
+        expand([f"{{{path}}}"], {"_id": "t", "input": {"mass": 1, "\x1b[2J": 2}, "seed": 3})
+    assert f"does not have{hint}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [("a\0b", "NUL"), ("\ud800", "Unicode"), (float("nan"), "nan"), ({"x": object()}, "not JSON")],
 )

@@ -10,11 +10,11 @@ import pytest
 import apicas
 from apicas._runtime.attempts.notes import Notes, Usage
 from apicas._runtime.commands.command import CommandRunner
-from apicas._runtime.pilot import RunOptions
+from apicas._runtime.options import RunOptions
 from apicas.actors import run_pilot, work_maker
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner, noted
-from apicas.policies import merge_late
+from apicas.policies.merging import merge_late
 from apicas.testing import FaultyClient
 from apicas.tokens import Token, annex
 from tests.runtime import isolated_work

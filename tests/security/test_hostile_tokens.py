@@ -14,7 +14,8 @@ import pytest
 
 import apicas
 from apicas._documents import encode
-from apicas.clients.base import BulkRefusedError, EncodedDocument, PoolClient
+from apicas.clients.base import PoolClient
+from apicas.clients.bulks import BulkRefusedError, EncodedDocument
 from apicas.clients.memory import MemoryClient
 from apicas.clients.sqlite import SQLiteClient
 from apicas.exceptions import InvalidTokenError

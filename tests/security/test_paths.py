@@ -14,7 +14,7 @@ import pytest
 
 from apicas._documents import check_attachment_name, check_id
 from apicas._runtime.commands.command import CommandRunner, variables_of
-from apicas._runtime.commands.process import CommandOptions
+from apicas._runtime.commands.options import CommandOptions
 from apicas.clients.base import PoolClient
 from apicas.clients.couch import CouchClient
 from apicas.clients.memory import MemoryClient

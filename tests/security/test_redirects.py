@@ -10,7 +10,7 @@ from aiohttp import web
 
 from apicas.clients.couch import CouchClient
 from apicas.exceptions import ApicasError, ConfigError, PoolUnavailableError
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from tests.integration.scripted import DATABASE, Play, Script, answer, playing
 
 CODES = [301, 302, 303, 307, 308]

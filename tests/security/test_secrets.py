@@ -25,7 +25,7 @@ from apicas.clients.couch import CouchClient
 from apicas.clients.couch.credentials import BasicCredentials, CookieCredentials, Login
 from apicas.configuration import configure
 from apicas.exceptions import ApicasError, ConfigError
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 from tests.integration.scripted import Play, Script, answer, drop, playing
 
 SECRET = "s3cr3t-horse"

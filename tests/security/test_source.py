@@ -30,7 +30,7 @@ ALLOWED = {
     ("_runtime/isolation/isolated.py", "pickle"),
     ("_runtime/isolation/isolated.py", "multiprocessing"),
     ("_runtime/isolation/isolated.py", "unpickling"),
-    ("_runtime/commands/process.py", "shell"),
+    ("_runtime/commands/running.py", "shell"),
     ("_runtime/processes/supervisor.py", "shell"),
 }
 
@@ -73,7 +73,7 @@ def test_there_is_no_pickle_no_eval_and_no_shell_but_where_it_is_asked_for() -> 
     assert len(paths) > 50
     found = {each for path in paths for each in findings(path.relative_to(ROOT).as_posix(), path.read_text())}
     assert found <= ALLOWED
-    assert ("_runtime/commands/process.py", "shell") in found
+    assert ("_runtime/commands/running.py", "shell") in found
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ from unittest.mock import patch
 import anyio
 import msgspec
 
-from apicas import iterators, modifiers, policies
-from apicas._runtime.keeping import claims, committer, healer, heartbeat, reaper
+from apicas._runtime.keeping import candidates, claims, committer, healer, heartbeat, reaper
 from apicas._runtime.outbox import replay
 from apicas.clients.port import SaveStatus
 from apicas.iterators import BasicViewIterator
-from apicas.modifiers import BasicTokenModifier
-from apicas.policies import LeaseTimes, Standing
+from apicas.iterators import views as view_iterators
+from apicas.modifiers import BasicTokenModifier, basic
+from apicas.policies.fence import Standing
+from apicas.policies.leases import LeaseTimes
+from apicas.policies.merging import heal_order
 from apicas.tokens import annex, claim_of, count
 
 Patches = list[tuple[Any, str, Any]]
@@ -59,7 +61,7 @@ def _without_claimable_check() -> Patches:
         token.update(lock=0, done=0)
         return lock(self, token, claim)
 
-    return [(claims, "may_claim", lambda _document, _now: True), (BasicTokenModifier, "lock", lock_anything)]
+    return [(candidates, "may_claim", lambda _document, _now: True), (BasicTokenModifier, "lock", lock_anything)]
 
 
 async def _nothing_overtaken(_client: Any, _leases: Any) -> set[Any]:
@@ -178,7 +180,7 @@ def _hasty_end() -> Patches:
 
 
 def _trust_in_the_feed() -> Patches:
-    return [(iterators, "SAFETY_LOOK", 1e9)]
+    return [(view_iterators, "SAFETY_LOOK", 1e9)]
 
 
 def _slow_heartbeat() -> Patches:
@@ -186,7 +188,7 @@ def _slow_heartbeat() -> Patches:
 
 
 def _healer_keeps_last() -> Patches:
-    return [(healer, "heal_order", lambda leaves: policies.heal_order(leaves)[::-1])]
+    return [(healer, "heal_order", lambda leaves: heal_order(leaves)[::-1])]
 
 
 def _hasty_healer() -> Patches:
@@ -235,7 +237,7 @@ def _replay_without_fence() -> Patches:
 
 
 def _uncounted_generations() -> Patches:
-    return [(modifiers, "generation_of", lambda _token: 0)]
+    return [(basic, "generation_of", lambda _token: 0)]
 
 
 def _overwritten_edits() -> Patches:

@@ -13,7 +13,7 @@ from apicas._runtime.keeping.leases import Lease
 from apicas.clients.port import Client
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
-from apicas.policies import Standing, standing
+from apicas.policies.fence import Standing, standing
 from apicas.testing import ReplicatedClient, ReplicatedStore, run_virtual, virtual_environment
 from apicas.tokens import new_token
 

@@ -13,13 +13,14 @@ import anyio
 import apicas
 from apicas._runtime.hooks import Work
 from apicas._runtime.keeping.healer import Healer
+from apicas._runtime.options import RunOptions
 from apicas._runtime.outbox.aside import LostVersions
 from apicas._runtime.outbox.replay import replay
-from apicas._runtime.pilot import Pilot, RunOptions
+from apicas._runtime.pilot import Pilot
 from apicas.exceptions import PoolUnavailableError
 from apicas.iterators import BasicViewIterator, EndlessViewIterator
 from apicas.modifiers import BasicTokenModifier
-from apicas.policies import LeaseTimes
+from apicas.policies.leases import LeaseTimes
 from apicas.testing import (
     History,
     Invariants,

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apicas import _documents
-from apicas._documents import encode, encode_document, encode_documents
-from apicas.clients.base import EncodedDocument
+from apicas._documents import encode, encode_document, encode_documents, rules
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.sqlite import drafts
 from apicas.exceptions import InvalidTokenError
 from tests.unit.json_values import SCALARS, VALUES
 
-MOST_DIGITS = _documents.MAX_INTEGER_DIGITS
+MOST_DIGITS = rules.MAX_INTEGER_DIGITS
 
 
 class Number(IntEnum):
@@ -78,8 +77,8 @@ def _answer(document: dict[Any, Any]) -> bytes | None:
 def test_a_document_is_taken_or_refused_as_by_a_close_look(document: dict[Any, Any]) -> None:
     quick = _answer(document)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_documents, "_has_plain_fields", lambda _: False)
-        patch.setattr(_documents, "_has_long_digits", lambda _: True)
+        patch.setattr(rules, "_has_plain_fields", lambda _: False)
+        patch.setattr(rules, "_has_long_digits", lambda _: True)
         assert _answer(document) == quick
 
 
@@ -133,7 +132,7 @@ def test_a_document_is_stored_as_what_its_json_says(document: dict[Any, Any]) ->
 @given(st.integers(0, 700), st.integers(MOST_DIGITS - 3, MOST_DIGITS + 3), st.text("ab 1", max_size=400))
 def test_a_number_that_is_too_long_is_found_wherever_it_stands(before: int, digits: int, after: str) -> None:
     body = encode({"a": "x" * before, "n": 10 ** (digits - 1), "z": after})
-    assert _documents._has_long_digits(body) is bool(_documents._LONG_DIGITS.search(body))
+    assert rules._has_long_digits(body) is bool(rules._LONG_DIGITS.search(body))
 
 
 @given(st.integers(MOST_DIGITS - 2, MOST_DIGITS + 2), st.integers(0, 700))

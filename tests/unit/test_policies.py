@@ -11,37 +11,23 @@ from hypothesis import strategies as st
 
 from apicas.exceptions import ConfigError
 from apicas.modifiers import JOB_ID_FIELDS, BasicTokenModifier, Claim, Owner
-from apicas.policies import (
-    LEASE_FIELDS,
+from apicas.policies.claiming import (
     MAX_AHEAD,
     MAX_CLAIM,
     MAX_WINDOW,
-    MIN_LEASE,
-    Backoff,
-    LeaseTimes,
-    LoopLag,
     Portion,
-    RetryDelays,
     Spread,
-    Standing,
-    Watch,
-    beat_was_applied,
     choose,
     claim_ahead,
-    contact_is_lost,
-    heal_order,
-    is_stale,
-    jittered,
-    lease_of,
     linger_pause,
-    look_again,
     may_claim,
-    merge,
-    merge_late,
-    standing,
-    tries_again,
     window_size,
 )
+from apicas.policies.fence import LEASE_FIELDS, Standing, beat_was_applied, standing
+from apicas.policies.lag import LoopLag
+from apicas.policies.leases import MIN_LEASE, LeaseTimes, Watch, contact_is_lost, is_stale, lease_of, look_again
+from apicas.policies.merging import heal_order, merge, merge_late
+from apicas.policies.retries import Backoff, RetryDelays, jittered, tries_again
 from apicas.tokens import TokenState, annex, state_of
 from tests.unit.json_values import HOSTILE, VALUES
 from tests.unit.test_tokens import NOW, token_in

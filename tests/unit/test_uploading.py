@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apicas.clients.base import EncodedDocument
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.port import SaveResult, SaveStatus, UploadReport
 from apicas.clients.uploading import Bounds, Upload
 from apicas.testing import run_virtual

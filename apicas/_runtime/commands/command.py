@@ -13,7 +13,9 @@ from typing import Final
 from apicas._documents import encode
 from apicas._runtime.attempts.logs import AttemptLog
 from apicas._runtime.commands.files import CommandFiles, FileOptions
-from apicas._runtime.commands.process import CommandOptions, CommandResult, complaint, perform
+from apicas._runtime.commands.messages import complaint
+from apicas._runtime.commands.options import CommandOptions, CommandResult
+from apicas._runtime.commands.running import perform
 from apicas._runtime.commands.templates import fill, fill_line, parse, parse_line
 from apicas.exceptions import CommandError, ConfigError, InvalidTokenError
 from apicas.modifiers import JOB_ID_FIELDS
@@ -108,6 +110,14 @@ class CommandRunner:
                 await self._run(token, replace(self._options, cwd=directory))
         token.exit_code = 0
 
+    def check(self, document: Mapping[str, object]) -> None:
+        """Whether the command can be made for a token, without running it.
+
+        Raises:
+            InvalidTokenError: the token lacks a field that the command needs, or no argument can hold its value.
+        """
+        self._filled(document)
+
     async def close(self) -> None:
         """Remove what is left of its work directories."""
         if self._files is not None:
@@ -134,7 +144,7 @@ class CommandRunner:
             token.exit_code = result.exit_code
             raise CommandError(complaint(command, result), result.exit_code)
 
-    def _filled(self, token: Token) -> tuple[list[str] | str, Mapping[str, str]]:
+    def _filled(self, token: Mapping[str, object]) -> tuple[list[str] | str, Mapping[str, str]]:
         if self._line is None:
             return fill(self._arguments, token), {}
         return fill_line(self._line, token)

@@ -19,8 +19,10 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from apicas._documents import encode, shown
@@ -32,6 +34,9 @@ VARIABLE: Final = "APICAS_ARGUMENT_"
 _PIECE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<path>[^{}]*)\}|(?P<stray>[{}])")
 _PATH = re.compile(r"([\w-]+|\[[^\[\]]+\])(\.[\w-]+|\[[^\[\]]+\])*")
 _STEP = re.compile(r"[\w-]+|\[[^\[\]]+\]")
+_WORD = re.compile(r"[\w-]{1,64}")
+_LOOKED_AT: Final = 200
+"""Fields among which one of nearly the right name is looked for: a document may have any number."""
 _BRACES_HINT = "a brace that is no placeholder is written twice, as {{ or }}"
 
 
@@ -72,9 +77,27 @@ class Placeholder:
                 value = value[int(step) if isinstance(value, (list, tuple)) and step.isdecimal() else step]
             except (LookupError, TypeError, ValueError):
                 raise InvalidTokenError(
-                    f"the command needs {self.path}, which the token does not have ({_BRACES_HINT})"
+                    f"the command needs {self.path}, which the token does not have{self._hint(document)}"
                 ) from None
         return value
+
+    def _hint(self, document: Mapping[str, Any]) -> str:
+        """What may have been meant: a field of nearly this name, of the token or of its input."""
+        if self.steps == ("id",):
+            return ": its id is {_id}"
+        inside = document.get("input")
+        fields = {name: name for name in _plain(document)}
+        if isinstance(inside, Mapping):
+            fields = {name: f"input.{name}" for name in _plain(inside)} | fields
+        close = get_close_matches(self.steps[-1], fields, 1)
+        if not close and self.steps[0] not in document:
+            close = get_close_matches(self.steps[0], fields, 1)
+        return f": did you mean {{{fields[close[0]]}}}?" if close else f" ({_BRACES_HINT})"
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Those of the first names that can be shown as they are."""
+    return [name for name in islice(names, _LOOKED_AT) if _WORD.fullmatch(name)]
 
 
 Template: TypeAlias = tuple[str | Placeholder, ...]

@@ -21,7 +21,8 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from apicas._runtime.isolation.isolation import IsolatedProcess, Isolation, UnfitError
+from apicas._runtime.isolation.isolation import Isolation, UnfitError
+from apicas._runtime.isolation.process import IsolatedProcess
 from apicas._runtime.keeping.outcomes import Raised, Verdict
 from apicas._runtime.processes.allotment import Shape, shape_of
 from apicas.tokens import Token

@@ -13,7 +13,8 @@ from typing import Any, Final
 from apicas._documents import Document
 from apicas._runtime.keeping.leases import Lease
 from apicas.clients.port import Client
-from apicas.policies import Standing, heal_order, outranks, standing
+from apicas.policies.fence import Standing, outranks, standing
+from apicas.policies.merging import heal_order
 from apicas.tokens import TokenState, claim_of, generation_of, is_foreign_lock, state_of
 
 MAX_DISOWNED: Final = 10_000

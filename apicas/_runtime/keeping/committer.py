@@ -28,7 +28,8 @@ from apicas._runtime.keeping.settlements import Ending, Outcome, Settlement
 from apicas._runtime.outbox.replay import written_over
 from apicas.clients.port import Client, SaveResult, SaveStatus
 from apicas.exceptions import AccessDeniedError, PoolError, PoolNotFoundError
-from apicas.policies import Backoff, Standing, standing
+from apicas.policies.fence import Standing, standing
+from apicas.policies.retries import Backoff
 from apicas.tokens import claim_of
 
 log = logging.getLogger("apicas.committer")

@@ -21,7 +21,7 @@ import anyio
 
 from apicas.clients.port import Arrival, Client
 from apicas.exceptions import AccessDeniedError, PoolError, PoolUnavailableError
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 
 log = logging.getLogger("apicas")
 

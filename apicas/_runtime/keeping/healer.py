@@ -4,7 +4,7 @@ It runs in every pilot; there is no leader. Rules:
 
 - Only when the set of leaves has not changed for a lease length under our eyes. An owner who lives changes his leaf
   with every beat; so what is deleted was silent for as long as a lock must be before it is reclaimed.
-- The first by policies.heal_order is kept, never deleted. All healers choose alike, so two at once do no harm.
+- The first by heal_order is kept, never deleted. All healers choose alike, so two at once do no harm.
 - A result on a leaf that is deleted is kept aside before.
 """
 
@@ -22,7 +22,10 @@ from apicas._runtime.environment import Environment
 from apicas._runtime.keeping.branches import Disowned
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError
-from apicas.policies import LEASE_FIELDS, LeaseTimes, Watch, heal_order, jittered, lease_of, look_again
+from apicas.policies.fence import LEASE_FIELDS
+from apicas.policies.leases import LeaseTimes, Watch, lease_of, look_again
+from apicas.policies.merging import heal_order
+from apicas.policies.retries import jittered
 from apicas.tokens import TokenState, state_of
 
 log = logging.getLogger("apicas.healer")

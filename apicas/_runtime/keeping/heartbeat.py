@@ -23,7 +23,8 @@ from apicas._runtime.keeping.leases import Lease, Leases
 from apicas.clients.port import Client, SaveStatus
 from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.modifiers import TokenModifier, noted
-from apicas.policies import LeaseTimes, Standing, beat_was_applied, standing
+from apicas.policies.fence import Standing, beat_was_applied, standing
+from apicas.policies.leases import LeaseTimes
 from apicas.tokens import annex
 
 log = logging.getLogger("apicas.heartbeat")

@@ -35,7 +35,8 @@ from apicas._runtime.outbox.disk import OutboxSetting, outbox_for
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, Decision, LeaseLostError, PoolError
 from apicas.modifiers import TokenModifier
-from apicas.policies import MAX_CRASHES, LeaseTimes, RetryDelays, contact_is_lost
+from apicas.policies.leases import LeaseTimes, contact_is_lost
+from apicas.policies.retries import MAX_CRASHES, RetryDelays
 from apicas.tokens import Token
 
 log = logging.getLogger("apicas")
@@ -123,23 +124,23 @@ class Keeper:
         )
         self._leases = Leases()
         self._leases.scribe = Scribe(self.environment.owner) if self.environment.threads else None
-        reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
-        shared = (modifier, self.times, self.environment)
-        self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
-        self._heartbeat = Heartbeat(self._leases, *shared)
-        self.heed_lost_contact(options.on_lost_contact)
         outbox = outbox_for(options.outbox, client.address, default=self.environment.threads)
         self._safe = Safekeeping(outbox, client, self.environment, lease)
         self.waiting = 0
         """Finished results that could not be written, and were left in the outbox."""
+        shared = (modifier, self.times, self.environment)
+        self.claimer = Claimer(client, self._leases, *shared, self._hand_back)
+        self._heartbeat = Heartbeat(self._leases, *shared)
+        self.heed_lost_contact(options.on_lost_contact)
         self._committer = Committer(client, self._leases, self.environment, self._safe, self._rejected)
-        self._healer = Healer(client, self.times, self.environment, self.claimer.disowned)
-        self.claimer.notice_split = self._healer.notice
+        aside = None if outbox is None else LostVersions(outbox, client.address, self.environment.owner, client.time)
+        self._healer = Healer(client, self.times, self.environment, self.claimer.disowned, aside)
+        self.claimer.candidates.notice_split = self._healer.notice
+        reaping = ReaperOptions(foreign_lock_timeout=options.foreign_lock_timeout, max_crashes=options.max_crashes)
         self._reaper = Reaper(client, self._leases, *shared, reaping, self._healer)
-        if outbox is not None:
-            self._healer.aside = LostVersions(outbox, client.address, self.environment.owner, client.time)
-            self._reaper.before_sweep = self._safe.replay
         self._reaper.delays = delays
+        if outbox is not None:
+            self._reaper.before_sweep = self._safe.replay
         self._stack = AsyncExitStack()
         self._on_ending: list[Callable[[Ending], None]] = []
         self.settling: Settling | None = None

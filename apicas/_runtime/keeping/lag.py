@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from apicas._runtime.attempts.current import running_token
 from apicas._runtime.environment import Environment
-from apicas.policies import LAG_LIMIT, LoopLag
+from apicas.policies.lag import LAG_LIMIT, LoopLag
 
 log = logging.getLogger("apicas.lag")
 

@@ -19,7 +19,7 @@ from apicas._documents import Document
 from apicas._runtime.attempts.logs import AttemptLog
 from apicas._runtime.attempts.notes import Notes
 from apicas._runtime.attempts.scribe import Scribe
-from apicas.policies import contact_is_lost
+from apicas.policies.leases import contact_is_lost
 
 
 class Phase(Enum):
@@ -112,7 +112,7 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def __contains__(self, token_id: str) -> bool:
+    def __contains__(self, token_id: object) -> bool:
         return token_id in self._leases
 
     def __iter__(self) -> Iterator[Lease]:

@@ -42,7 +42,7 @@ from apicas.exceptions import (
     TokenTimeoutError,
 )
 from apicas.modifiers import CLAIM_FIELDS, BasicTokenModifier, TokenModifier, noted
-from apicas.policies import MAX_CRASHES, RetryDelays, tries_again
+from apicas.policies.retries import MAX_CRASHES, RetryDelays, tries_again
 from apicas.tokens import Token, TokenState, annex, attempt_of, claim_of, count, generation_of, state_of
 
 

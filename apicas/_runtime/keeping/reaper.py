@@ -23,7 +23,8 @@ from apicas._runtime.keeping.leases import Leases
 from apicas.clients.port import Client, ViewQuery
 from apicas.exceptions import PoolError, ViewNotFoundError
 from apicas.modifiers import TokenModifier
-from apicas.policies import MAX_CRASHES, MAX_VANISHED, LeaseTimes, RetryDelays, Watch, is_stale, jittered, look_again
+from apicas.policies.leases import LeaseTimes, Watch, is_stale, look_again
+from apicas.policies.retries import MAX_CRASHES, MAX_VANISHED, RetryDelays, jittered
 from apicas.tokens import TokenState, annex, claim_of, count, is_foreign_lock, is_suspect, state_of
 
 log = logging.getLogger("apicas.reaper")

@@ -23,7 +23,9 @@ from apicas._runtime.environment import Environment
 from apicas._runtime.outbox.disk import Outbox
 from apicas._runtime.outbox.entries import Entry
 from apicas.clients.port import Client, SaveStatus
-from apicas.policies import Standing, lease_of, merge, merge_late, standing
+from apicas.policies.fence import Standing, standing
+from apicas.policies.leases import lease_of
+from apicas.policies.merging import merge, merge_late
 from apicas.tokens import claim_of
 
 log = logging.getLogger("apicas.outbox")

@@ -9,12 +9,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from apicas._runtime.processes.attempt import Attempt
 from apicas._runtime.processes.marks import PROCESSES, Look, Process
-
-if TYPE_CHECKING:
-    from apicas._runtime.processes.supervision import Attempt
 
 _KILOBYTE: Final = 1024
 OOM_AGE: Final = 5.0

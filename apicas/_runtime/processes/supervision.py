@@ -24,17 +24,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from apicas._runtime.environment import boot_id
-from apicas._runtime.processes import memory as supervisor_memory
-from apicas._runtime.processes.allotment import Environment
+from apicas._runtime.processes import memory
+from apicas._runtime.processes.attempt import Attempt
 from apicas._runtime.processes.marks import (
-    VARIABLE,
     Look,
     Mark,
     carrying,
@@ -67,50 +65,10 @@ ORPHAN_GRACE: Final = 5.0
 _EXISTS: Final = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # noqa: PTH112 - once, at the start
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One process that is started, with all that it starts.
-
-    Args:
-        number: no other one of this process has it.
-        value: its mark, and those around it.
-    """
-
-    number: int = 0
-    value: str = ""
-    session: int = 0
-    place: int | None = None
-    limit: int | None = None
-    """Bytes of memory that its token may take."""
-    group: object = None
-    """Attempts of the same group share the limit."""
-    on_excess: Callable[[int], None] | None = None
-    """Called in another thread, with the bytes that were taken."""
-    peak: int = 0
-    """Bytes of memory, as far as looks have shown it."""
-
-    def marked(self, environment: Environment) -> Environment:
-        """An environment with the mark, for its process.
-
-        Args:
-            environment: the whole of it; None for ours.
-        """
-        if not self.value:
-            return environment
-        if environment is None:
-            # The dictionary behind it, where there is one: a copy of the mapping takes a call for each variable.
-            ours: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
-            return {**ours, VARIABLE.encode(): self.value.encode()}
-        given: Mapping[Any, Any] = environment
-        if isinstance(next(iter(given), ""), bytes):
-            return {**given, VARIABLE.encode(): self.value.encode()}
-        return {**given, VARIABLE: self.value}
-
-
 class Supervision:
     """Of this process."""
 
-    kernel_kills: Final = supervisor_memory.kills
+    kernel_kills: Final = memory.kills
     """Those of others, for want of memory."""
 
     def __init__(self) -> None:
@@ -126,7 +84,7 @@ class Supervision:
         self._has_left = False
         """Whether an attempt has ended since the last look."""
         self._is_looking = False
-        self._sampler = supervisor_memory.Sampler(self._mark.pilot)
+        self._sampler = memory.Sampler(self._mark.pilot)
         self._waiting: deque[Callable[[], None]] = deque()
         """Never another object: who appends may be held up between reading this name and appending."""
         self._is_asleep = self._is_slow = False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from apicas._documents import Document, decode
-from apicas.clients.base import EncodedDocument
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.port import MISSING as NOT_GIVEN
 from apicas.clients.port import SaveResult, SaveStatus, StoredChange, ViewQuery, ViewRow
 from apicas.exceptions import InvalidTokenError, PoolUnavailableError

@@ -21,9 +21,10 @@ from urllib.parse import quote
 from typing_extensions import Unpack
 from yarl import URL
 
-from apicas._documents import Document, encode
+from apicas._documents import Document
 from apicas._secrets import Secret, secret
-from apicas.clients.base import EncodedDocument, PoolClient, missing_view
+from apicas.clients.base import PoolClient
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.couch import answers, designs
 from apicas.clients.couch.accounts import Accounts
 from apicas.clients.couch.administration import Administration
@@ -35,12 +36,12 @@ from apicas.clients.couch.feed import await_arrivals, follow
 from apicas.clients.couch.gate import Gate
 from apicas.clients.couch.history import successor
 from apicas.clients.couch.inspection import Inspection
-from apicas.clients.couch.landing import Update
 from apicas.clients.couch.options import CouchKeywords, CouchOptions
 from apicas.clients.couch.pulse import Pulse
-from apicas.clients.couch.reading import READ_AT_ONCE, Reader
+from apicas.clients.couch.reading import Reader
 from apicas.clients.couch.stretches import MANY_LOST, Stretches
 from apicas.clients.couch.transport import Transport
+from apicas.clients.couch.views import Views
 from apicas.clients.couch.writing import BulkWriter, tombstone
 from apicas.clients.port import (
     Arrival,
@@ -61,7 +62,7 @@ from apicas.exceptions import (
     TokenNotFoundError,
     ViewNotFoundError,
 )
-from apicas.views import MONITOR, MONITOR_VIEWS, OVERVIEW, View, full_name
+from apicas.views import MONITOR, View, full_name
 
 LOCKED: Final = f"{MONITOR}/locked"
 
@@ -112,6 +113,7 @@ class CouchClient(PoolClient):
         self._administration = Administration(self._transport, db)
         self._writer = BulkWriter(self._transport, f"{self._path}/_bulk_docs", self._options)
         self._reader = Reader(self._transport, self._path)
+        self._views = Views(self._transport, self._path, self._address, self._options)
         self._split_feed = SplitFeed(self._transport, f"{self._path}/_changes")
         self._pulse = Pulse()
         self._stretches: dict[str, Stretches] = {}
@@ -310,32 +312,19 @@ class CouchClient(PoolClient):
         beginning, and then only what is new.
         """
         try:
-            parameters = {} if limit is None else {"limit": limit}
-            rows = (await self._view(f"{designs.OWN_NAME}/{designs.CONFLICTS_VIEW}", parameters, fresh=True))["rows"]
+            return await self._views.conflicted(limit)
         except ViewNotFoundError:
             return (await self._split_feed.ids(self.leaves))[:limit]
-        return [row["id"] for row in rows]
 
     async def query(self, view: str, query: ViewQuery) -> list[ViewRow]:
         """Read rows of a view, and then, where asked for, their documents."""
-        answer = await self._view(view, answers.view_parameters(query), fresh=query.fresh)
+        answer = await self._views.ask(view, answers.view_parameters(query), fresh=query.fresh)
         rows = answers.view_rows(answer["rows"])
         if not query.include_docs:
             return rows
         documents = await self.get([row.id for row in rows if row.id is not None])
         remaining = iter(documents)
         return [row if row.id is None else ViewRow(row.id, row.key, row.value, next(remaining)) for row in rows]
-
-    async def _view(self, view: str, parameters: Mapping[str, Any], *, fresh: bool) -> Any:
-        name = full_name(view)
-        design, short = (quote(part, safe="") for part in name.split("/"))
-        path = f"{self._path}/_design/{design}/_view/{short}"
-        # A fresh answer waits until the index is built, which may take long; a stale one waits for nothing.
-        timeout = self._options.index_timeout if fresh else None
-        answer = await self._transport.ask("POST", path, encode(parameters), timeout=timeout)
-        if answer.status == 404:
-            raise missing_view(self.address, name)
-        return answer.value()
 
     async def sample(
         self, view: str, limit: int, place: float, *, window: int = 0, fresh: bool = False
@@ -354,32 +343,16 @@ class CouchClient(PoolClient):
         name = full_name(view)
         if name not in self._stretches:
             self._stretches[name] = Stretches(
-                partial(self._rows, name), partial(self._rows, LOCKED), self._reader.documents, time.monotonic
+                partial(self._views.landed, name),
+                partial(self._views.landed, LOCKED),
+                self._reader.documents,
+                time.monotonic,
             )
         return self._stretches[name]
 
-    async def _rows(self, view: str, parameters: Mapping[str, Any], update: Update) -> Any:
-        body = {"reduce": False, **parameters, **({} if update == "true" else {"update": update})}
-        return await self._view(view, body, fresh=update == "true")
-
     async def counts(self, views: Sequence[str] = ()) -> dict[str, int]:
         """The number of tokens per view: one request for all states, and one for each other view."""
-        names = views or [str(view.state) for view in MONITOR_VIEWS.values()]
-        overview = await self._overview() if any(full_name(name) in MONITOR_VIEWS for name in names) else {}
-        counts: dict[str, int] = {}
-        for name in names:
-            known = MONITOR_VIEWS.get(full_name(name))
-            counts[name] = await self._count(name) if known is None else overview.get(str(known.state), 0)
-        return counts
-
-    async def _overview(self) -> dict[str, int]:
-        rows = (await self._view(OVERVIEW, {"group": True}, fresh=True))["rows"]
-        return {row["key"]: row["value"] for row in rows}
-
-    async def _count(self, view: str) -> int:
-        answer = await self._view(view, {"limit": 0, "reduce": False}, fresh=True)
-        total: int = answer["total_rows"]
-        return total
+        return await self._views.counts(views)
 
     async def total(self) -> int:
         """How many documents of type token the pool has.
@@ -387,34 +360,14 @@ class CouchClient(PoolClient):
         Counted by a view of our own, whose index catches up when it is asked; on a pool without it (`apicas init` by
         an admin installs it), by reading every document.
         """
-        try:
-            rows = (await self._view(f"{designs.OWN_NAME}/{designs.TOKENS_VIEW}", {}, fresh=True))["rows"]
-        except ViewNotFoundError:
-            return await self._count_by_reading()
-        return int(rows[0]["value"]) if rows else 0
-
-    async def _count_by_reading(self) -> int:
-        number: int = 0
-        page: dict[str, Any] = {"include_docs": True, "limit": READ_AT_ONCE}
-        while True:
-            answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
-            rows = answer.value()["rows"]
-            # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
-            number += sum(row["doc"].get("type") == "token" for row in rows if row["id"] != page.get("startkey"))
-            if len(rows) < READ_AT_ONCE:
-                return number
-            page["startkey"] = rows[-1]["id"]
+        return await self._views.total()
 
     async def scan(self, after: str | None = None, limit: int = 500) -> TokenPage:
         """Read all documents of type token, page by page: their ids, and then the documents."""
-        # The last row of a page is asked for again with the next: skipped unseen, it might be another by then.
-        page = {"limit": limit + 1} if after is None else {"limit": limit + 1, "startkey": after}
-        answer = await self._transport.ask("POST", f"{self._path}/_all_docs", encode(page))
-        ids = [row["id"] for row in answer.value()["rows"]]
-        rest = [identifier for identifier in ids if identifier != after][:limit]
-        read = await self.get([identifier for identifier in rest if not identifier.startswith("_design/")])
+        ids, is_more = await self._views.ids(after, limit)
+        read = await self.get([identifier for identifier in ids if not identifier.startswith("_design/")])
         found = [document for document in read if document is not None and document.get("type") == "token"]
-        return TokenPage(found, rest[-1] if rest and len(ids) > limit else None)
+        return TokenPage(found, ids[-1] if ids and is_more else None)
 
     # Writing. -------------------------------------------------------------------------------------------------------
 

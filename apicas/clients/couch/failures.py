@@ -62,6 +62,10 @@ class ServerFailedError(PoolUnavailableError):
         return error_of(self.body)[0]
 
 
+_TLS_ALERT: Final = ("\x15\x03", "\\x15\\x03")
+"""How a server refuses who does not begin with TLS, as aiohttp's two parsers cite it."""
+
+
 @contextmanager
 def translated(address: str, unusable: Callable[[str], Exception]) -> Iterator[None]:
     """Turn what aiohttp raises into errors of the pool, with the original as their cause.
@@ -73,12 +77,16 @@ def translated(address: str, unusable: Callable[[str], Exception]) -> Iterator[N
     try:
         yield
     except aiohttp.ClientSSLError as error:
-        raise unusable(f"{address}: no trusted connection: {_reason(error)}; ca_file names whom to trust") from error
+        reason = _reason(error)
+        hint = "" if "expired" in reason else "; ca_file names whom to trust"
+        raise unusable(f"{address}: no trusted connection: {reason}{hint}") from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise NotConnectedError(f"{address}: no connection: {_reason(error)}") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
         raise AnswerLostError(f"{address}: no answer: {_reason(error)}") from error
     except aiohttp.ClientError as error:
+        if any(alert in getattr(error, "message", "") for alert in _TLS_ALERT):
+            raise unusable(f"{address}: no answer in HTTP, but a word of TLS: write https://") from error
         # What is left is an answer that is no HTTP, or an aiohttp that could not make sense of it.
         raise AnswerLostError(f"{address}: no usable answer: {type(error).__name__}") from error
 

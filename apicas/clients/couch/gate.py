@@ -25,6 +25,10 @@ from apicas.clients.couch.failures import ServerFailedError
 from apicas.exceptions import AccessDeniedError, ApicasError, ConfigError, PoolUnavailableError
 
 _CANNOT_NOW: Final = frozenset({408, 425, 429})
+_NOTHING_GIVEN: Final = (
+    " No password was given: say password=, or use apicas.configuration.configure(pool).connect(), which finds it "
+    "where `apicas` does; `apicas doctor` says whether there is one"
+)
 
 
 class Gate:
@@ -42,6 +46,7 @@ class Gate:
         self._address = address
         self._clock = clock
         self._denied: str | None = None
+        self._lacks_password = login is not None and not login.password.reveal()
         self._answered = False
         self._credentials: Anonymous
         if login is None:
@@ -102,6 +107,8 @@ class Gate:
 
     def _deny(self, status: int, body: bytes) -> AccessDeniedError:
         message = f"{self._address}: access denied: {reason_of(status, body)}"
+        if self._lacks_password and status == 401:
+            message += _NOTHING_GIVEN
         if not self._answered or are_bad_credentials(error_of(body)[1]):
             self._denied = message
         return AccessDeniedError(message)

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from apicas._documents import MAX_DOCUMENT_BYTES
 from apicas.exceptions import ConfigError
-from apicas.policies import Backoff
+from apicas.policies.retries import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from apicas._documents import check_fields, encode
-from apicas.clients.base import BulkRefusedError, EncodedDocument
+from apicas.clients.bulks import BulkRefusedError, EncodedDocument
 from apicas.clients.couch import answers
 from apicas.clients.couch.failures import AnswerLostError, NotConnectedError, ServerFailedError
 from apicas.clients.couch.options import CouchOptions

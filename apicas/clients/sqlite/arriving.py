@@ -6,16 +6,20 @@ of changes, by the thread; the rows. An idle pilot does the first fifty times a 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
+from apicas.clients.port import Arrival
 from apicas.clients.sqlite import documents
 from apicas.clients.sqlite.listings import find_listing
+from apicas.clients.sqlite.thread import ConnectionThread, Read
 
 INTERVAL: Final = 0.02
 """Seconds between two glances at whether other processes wrote."""
@@ -96,3 +100,34 @@ def look(connection: sqlite3.Connection, views: Sequence[str], state: Seen) -> b
             if connection.execute(changed, (since,)).fetchone() is not None:
                 return True
     return False
+
+
+async def await_arrivals(
+    thread: ConnectionThread, read: Read, path: str, views: Sequence[str]
+) -> AsyncGenerator[Arrival, None]:
+    """Tell when tokens have come into a view: at once where this process wrote them, else after INTERVAL.
+
+    Args:
+        thread: has the connection.
+        read: has it read, where that counts as a request.
+        path: of the log file.
+        views: their full names.
+    """
+    state = Seen(await read(documents.last_seq))
+    look_again = partial(look, views=views, state=state)
+    glance = Glance(path)
+    yield Arrival.POSSIBLE
+    yield Arrival.NONE
+    with thread.watch() as written:
+        while True:
+            written.clear()
+            is_any = partial(is_news, state, thread.commits)
+            # The counter is in shared memory: to read it is no request.
+            if glance.sees_change(thread.commits) and await thread.read(is_any) and await read(look_again):
+                yield Arrival.POSSIBLE
+            # A scope of anyio's would cost as much as all the rest of a glance.
+            timer = asyncio.get_running_loop().call_later(INTERVAL, written.set)
+            try:
+                await written.wait()
+            finally:
+                timer.cancel()

@@ -5,7 +5,6 @@ SQL runs in the thread; JSON and everything else that is Python's runs in the lo
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import time as system_time
@@ -20,10 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 
-import anyio
-
 from apicas._documents import MAX_DOCUMENT_BYTES, Document, decode
-from apicas.clients.base import EncodedDocument, NewToken, PoolClient, missing_view
+from apicas.clients.base import PoolClient, missing_view
+from apicas.clients.bulks import EncodedDocument, NewToken
 from apicas.clients.port import (
     Arrival,
     AttachmentInfo,
@@ -36,7 +34,9 @@ from apicas.clients.port import (
     ViewQuery,
     ViewRow,
 )
-from apicas.clients.sqlite import arriving, attachments, documents, drafts
+from apicas.clients.sqlite import attachments, documents, drafts
+from apicas.clients.sqlite.arriving import await_arrivals
+from apicas.clients.sqlite.feed import follow
 from apicas.clients.sqlite.file_systems import network_file_system
 from apicas.clients.sqlite.listings import (
     COUNT_STATES,
@@ -60,9 +60,6 @@ T = TypeVar("T")
 # Rows that one operation reads, so that the thread is soon free for others, and an answer fits into memory.
 _PAGE: Final = 20_000
 _PAGE_OF_DOCUMENTS: Final = 1_000
-_PAGE_OF_CHANGES: Final = 1_000
-_CHANGES_POLL: Final = 0.04
-"""Seconds between two looks for what other processes wrote. A look costs some 50 microseconds."""
 # Bytes of the longest text that SQLite may put together for one answer.
 _LARGEST_ANSWER: Final = 64_000_000
 
@@ -414,58 +411,17 @@ class SQLiteClient(PoolClient):
 
     async def changes(self, since: str | None = None) -> AsyncIterator[StoredChange]:
         """Follow what is written: at once what this process's connection wrote, within 50 ms what others did."""
-        thread = self._opened()
-        seen = await self._read(documents.last_seq) if since is None else _place(since, self.address)
-        version: tuple[int, int] | None = None
-        with thread.watch() as written:
-            while True:
-                written.clear()
-                version, news = await self._read(partial(_news, thread=thread, seen=seen, version=version))
-                for change in news:
-                    seen = int(change.seq)
-                    yield change
-                if not news:
-                    with anyio.move_on_after(_CHANGES_POLL):
-                        await written.wait()
+        feed = follow(self._opened(), self._read, since, self.address)
+        async with aclosing(feed) as changes:
+            async for change in changes:
+                yield change
 
     async def arrivals(self, views: Sequence[str]) -> AsyncIterator[Arrival]:
         """Tell when tokens have come into a view: at once where this process wrote them, else within 20 ms."""
-        thread = self._opened()
-        state = arriving.Seen(await self._read(documents.last_seq))
-        look = partial(arriving.look, views=[full_name(view) for view in views], state=state)
-        glance = arriving.Glance(f"{self._path.resolve()}-wal")
-        yield Arrival.POSSIBLE
-        yield Arrival.NONE
-        with thread.watch() as written:
-            while True:
-                written.clear()
-                is_news = partial(arriving.is_news, state, thread.commits)
-                # The counter is in shared memory: to read it is no request.
-                if glance.sees_change(thread.commits) and await thread.read(is_news) and await self._read(look):
-                    yield Arrival.POSSIBLE
-                # A scope of anyio's would cost as much as all the rest of a glance.
-                timer = asyncio.get_running_loop().call_later(arriving.INTERVAL, written.set)
-                try:
-                    await written.wait()
-                finally:
-                    timer.cancel()
-
-
-def _news(
-    connection: sqlite3.Connection, thread: ConnectionThread, seen: int, version: tuple[int, int] | None
-) -> tuple[tuple[int, int] | None, list[StoredChange]]:
-    """What was written after a place in the feed; with what tells whether to look again."""
-    ((others,),) = connection.execute("PRAGMA data_version")
-    if version == (others, thread.commits):
-        return version, []
-    found = documents.changes(connection, seen, _PAGE_OF_CHANGES)
-    return (None if len(found) == _PAGE_OF_CHANGES else (others, thread.commits)), found
-
-
-def _place(since: str, address: str) -> int:
-    if not since.isascii() or not since.isdecimal() or len(since) > 18:
-        raise ConfigError(f"{since!r} is no place in the feed of {address}")
-    return int(since)
+        path, names = f"{self._path.resolve()}-wal", [full_name(view) for view in views]
+        async with aclosing(await_arrivals(self._opened(), self._read, path, names)) as feed:
+            async for arrival in feed:
+                yield arrival
 
 
 def _count_rows(connection: sqlite3.Connection, listing: Listing) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from apicas._documents import Document, decode, encode
-from apicas.clients.base import EncodedDocument
+from apicas.clients.bulks import EncodedDocument
 from apicas.clients.sqlite.attachments import Content
 from apicas.clients.sqlite.listings import NO_TOKEN
 from apicas.tokens import TokenState, state_by_fields, state_of

@@ -24,7 +24,10 @@ def translate(error: sqlite3.Error, address: str) -> PoolError:
         error: as the driver raised it; it becomes the cause.
         address: the pool's.
     """
-    kind, text = _MEANINGS.get(primary_code(error), (PoolError, "the SQLite database could not do what was asked"))
+    code = getattr(error, "sqlite_errorcode", 0)
+    # The memory that processes share is a file beside the pool: only a full disk keeps it from growing.
+    code = sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else primary_code(error)
+    kind, text = _MEANINGS.get(code, (PoolError, "the SQLite database could not do what was asked"))
     found = kind(f"{address}: {text} ({error})")
     found.__cause__ = error
     return found

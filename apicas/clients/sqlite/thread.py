@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -29,6 +29,15 @@ from apicas.exceptions import PoolError
 
 T = TypeVar("T")
 Operation = Callable[[PoolConnection], T]
+
+
+class Read(Protocol):
+    """Has the thread run an operation that writes nothing, and answers what it returns."""
+
+    async def __call__(self, operation: Operation[T], /) -> T:
+        """Run it."""
+        ...
+
 
 PATIENCE: Final = 30.0
 """Seconds that an operation waits for other processes, before it tells the user. A transaction takes milliseconds."""

@@ -1,157 +1,37 @@
-"""Iterators: claim tokens, one at a time with `async for`, or many with `claim(n)`.
-
-An iterator is an async context manager: inside it, what it hands out is kept fresh by a heartbeat, and stale locks of
-others are reclaimed. Contention never ends it. It ends when a fresh view is empty, nothing waits for its time, and
-every token that another pilot holds has been seen to be kept alive, was finished, or was reclaimed (lingering).
-
-    async with BasicViewIterator(client, BasicTokenModifier()) as tokens:
-        async for token in tokens:
-            async with token:
-                token["output"] = await work(token["input"])
-"""
+"""Iterators that claim from views themselves: the first that has a token, until there are no more."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from typing_extensions import TypedDict, Unpack, override
+from typing_extensions import Unpack, override
 
 from apicas._runtime.environment import Environment
 from apicas._runtime.keeping.claims import Claimed
 from apicas._runtime.keeping.doorbell import Doorbell
-from apicas._runtime.keeping.keeper import Keeper, KeeperOptions, OnLostContact
+from apicas._runtime.keeping.keeper import Keeper, KeeperOptions
 from apicas._runtime.keeping.reaper import LOCKED_VIEW, Sweep
-from apicas._runtime.outbox.disk import OutboxSetting
+from apicas._spelling import unknown_options
 from apicas.clients.port import Client
 from apicas.exceptions import ConfigError, PoolError, PoolUnavailableError
+from apicas.iterators.iterator import IDLE_POLL, IteratorKeywords, ViewIterator
 from apicas.modifiers import BasicTokenModifier, TokenModifier
-from apicas.policies import Backoff, jittered, linger_pause
+from apicas.policies.claiming import linger_pause
+from apicas.policies.retries import Backoff, jittered
 from apicas.tokens import Token, TokenState
 from apicas.views import full_name
 
 log = logging.getLogger("apicas")
 
-IDLE_POLL = 10.0
-"""Seconds between looks at a pool that has been empty for a while, where the store does not tell of arrivals; PiCaS's
-default."""
 SAFETY_LOOK = 120.0
 """Seconds between looks at an empty pool that tells of arrivals: for one that was not told, or whose type is odd."""
 ECHO = 1.0
 """Seconds after a vain look for what arrived on a cluster until the next: the view's replica may have been behind."""
-
-
-class IteratorKeywords(TypedDict, total=False):
-    """How an iterator claims and keeps its tokens: the fields of KeeperOptions, `in_order` and `linger`."""
-
-    lock_timeout: float | None
-    foreign_lock_timeout: float | None
-    max_crashes: int
-    max_scrub: int
-    retry_delay: float
-    on_lost_contact: OnLostContact
-    farewell: float
-    outbox: OutboxSetting
-    in_order: bool
-    linger: bool
-    environment: Environment | None
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """What the last look at the views said about the time to come."""
-
-    next_at: float | None = None
-    """Store time at which a waiting token may be claimed."""
-
-
-class ViewIterator(ABC):
-    """What all iterators are: a context manager, an async iterator, and `claim(n)`."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-        self._stop_event = anyio.Event()
-
-    modifier: TokenModifier
-    """Changes the tokens that this iterator hands out."""
-    overlaps: bool = False
-    """Whether `claim` may be called again before it has answered: then a fast pilot hides the way to the store."""
-
-    @property
-    @abstractmethod
-    def keeper(self) -> Keeper:
-        """What keeps the tokens that this iterator hands out.
-
-        Raises:
-            RuntimeError: the iterator has not been entered.
-        """
-
-    @abstractmethod
-    async def __aenter__(self) -> Self: ...
-
-    @abstractmethod
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None: ...
-
-    @abstractmethod
-    async def claim(self, wanted: int = 1) -> list[Token]:
-        """Claim up to `wanted` tokens at once.
-
-        Returns:
-            No token only if there is none to be had for certain: a fresh view said so.
-        """
-
-    @abstractmethod
-    async def more(self) -> bool:
-        """Wait until there may be something to claim again; False at the end."""
-
-    def stop(self) -> None:
-        """Hand out nothing from now on."""
-        self._stopped = True
-        self._stop_event.set()
-
-    def resume(self) -> None:
-        """Take `stop` back."""
-        self._stopped = False
-        self._stop_event = anyio.Event()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
-
-    def __aiter__(self) -> AsyncIterator[Token]:
-        return self
-
-    async def __anext__(self) -> Token:
-        while True:
-            tokens = await self.claim(1)
-            if tokens:
-                return tokens[0]
-            if not await self.more():
-                raise StopAsyncIteration
-
-    async def wait_for_work(self, longest: float) -> bool:
-        """Wait until it is time to claim again, at most so many seconds, and not beyond `stop`.
-
-        Returns:
-            Whether it is time; False where only `longest` is over.
-        """
-        await self._sleep(min(longest, IDLE_POLL))
-        return True
-
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep, but not beyond `stop`."""
-        with anyio.move_on_after(seconds):
-            await self._stop_event.wait()
 
 
 class _OwnViewIterator(ViewIterator):
@@ -165,6 +45,10 @@ class _OwnViewIterator(ViewIterator):
         super().__init__()
         if not views:
             raise ConfigError("an iterator needs at least one view")
+        if isinstance(client, str):
+            raise ConfigError("an iterator takes an open client: async with apicas.connect(address) as client")
+        if unknown := keywords.keys() - IteratorKeywords.__annotations__.keys():
+            raise TypeError(unknown_options(type(self).__name__, unknown, IteratorKeywords.__annotations__))
         self.client = client
         self.modifier = modifier or BasicTokenModifier()
         self.views = tuple(full_name(view) for view in views)
@@ -175,7 +59,8 @@ class _OwnViewIterator(ViewIterator):
         self._options = KeeperOptions(**options)
         self._keeper: Keeper | None = None
         self._entered = False
-        self._waiting = _Waiting()
+        self._next_at: float | None = None
+        """Store time at which a waiting token may be claimed, as the last look at the views has it."""
         self._backoff = Backoff(first=0.05, most=IDLE_POLL)
         self._idle = 0
         self._seen_quiet = False
@@ -203,7 +88,7 @@ class _OwnViewIterator(ViewIterator):
         except BaseException:
             self._entered = False
             raise
-        keeper.claimer.in_order = self._in_order
+        keeper.claimer.candidates.in_order = self._in_order
         # Tokens of type task are in none of Monitor's views: where one of the user's lists them, so does its sister.
         keeper.reap_also([f"{view.split('/')[0]}/{TokenState.LOCKED}" for view in self.views])
         self._keeper = keeper
@@ -237,7 +122,7 @@ class _OwnViewIterator(ViewIterator):
 
     @override
     async def claim(self, wanted: int = 1) -> list[Token]:
-        self._waiting = _Waiting()
+        self._next_at = None
         self._look_at = None
         for view in self.views:
             tokens = await self._claim_from(view, wanted)
@@ -282,14 +167,14 @@ class _OwnViewIterator(ViewIterator):
         return [], Claimed()
 
     def _note_waiting(self, claimed: Claimed) -> None:
-        times = [at for at in (self._waiting.next_at, claimed.next_at) if at is not None]
-        self._waiting.next_at = min(times, default=None)
+        times = [at for at in (self._next_at, claimed.next_at) if at is not None]
+        self._next_at = min(times, default=None)
 
     @override
     async def more(self) -> bool:
         if self._stopped:
             return False
-        if self._waiting.next_at is not None:
+        if self._next_at is not None:
             await self.wait_for_work(math.inf)
             return not self._stopped
         if not self._linger:
@@ -349,8 +234,8 @@ class _OwnViewIterator(ViewIterator):
         """Seconds until the views are looked at again if nothing is said to have come."""
         bell, rng = self._bell, self.keeper.environment.rng
         most = jittered(SAFETY_LOOK if bell.works else IDLE_POLL, rng)
-        if self._waiting.next_at is not None:  # somebody may push or scrub meanwhile, so not asleep for ever
-            return min(max(self._waiting.next_at - self.client.time(), 0.01) + bell.spread(), most)
+        if self._next_at is not None:  # somebody may push or scrub meanwhile, so not asleep for ever
+            return min(max(self._next_at - self.client.time(), 0.01) + bell.spread(), most)
         if bell.woken and self.client.replicated:
             return jittered(ECHO, rng)
         return most if bell.works else self._backoff.delay(self._idle, rng)
@@ -397,93 +282,3 @@ class PrioritizedViewIterator(_OwnViewIterator):
         **keywords: Unpack[IteratorKeywords],
     ) -> None:
         super().__init__(client, modifier, [views] if isinstance(views, str) else views, keywords)
-
-
-class EndlessViewIterator(ViewIterator):
-    """Hands out what another iterator claims, and waits for work instead of ending.
-
-    Args:
-        iterator: the iterator that claims.
-        poll: most seconds between looks at a pool that has been empty for a while. Left out, they are rare where the
-            store tells of arrivals, and else ten seconds apart.
-        stop_callback: asked before each wait; an end comes when it says True. Plain or async.
-        stop_arguments: what it is called with.
-    """
-
-    def __init__(
-        self,
-        iterator: ViewIterator,
-        poll: float | None = None,
-        stop_callback: Callable[..., Any] | None = None,
-        **stop_arguments: Any,
-    ) -> None:
-        super().__init__()
-        self.iterator = iterator
-        self.modifier = iterator.modifier
-        self.overlaps = iterator.overlaps
-        self.stop_callback = stop_callback
-        self.stop_arguments = stop_arguments
-        self._backoff = None if poll is None else Backoff(first=0.1, most=poll)
-        self._idle = 0
-
-    @property
-    @override
-    def keeper(self) -> Keeper:
-        return self.iterator.keeper
-
-    async def __aenter__(self) -> Self:
-        await self.iterator.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self.iterator.__aexit__(kind, error, traceback)
-
-    @override
-    async def claim(self, wanted: int = 1) -> list[Token]:
-        tokens = await self.iterator.claim(wanted)
-        if tokens:
-            self._idle = 0
-        return tokens
-
-    @override
-    async def more(self) -> bool:
-        while not await self._is_over():
-            if await self._wait():
-                return not self.stopped
-        self.stop()
-        return False
-
-    async def _wait(self) -> bool:
-        """Wait until it is time to claim, or to ask the callback once more; answers whether it is time to claim."""
-        if self._backoff is None:
-            return await self.iterator.wait_for_work(math.inf if self.stop_callback is None else IDLE_POLL)
-        await self.iterator.wait_for_work(self._backoff.delay(self._idle, self.keeper.environment.rng))
-        self._idle += 1
-        return True
-
-    @override
-    async def wait_for_work(self, longest: float) -> bool:
-        return await self.iterator.wait_for_work(longest)
-
-    async def _is_over(self) -> bool:
-        if self.stopped or self.stop_callback is None:
-            return self.stopped
-        answer = self.stop_callback(**self.stop_arguments)
-        return bool(await answer if inspect.isawaitable(answer) else answer)
-
-    @override
-    def stop(self) -> None:
-        super().stop()
-        self.iterator.stop()
-
-    @override
-    def resume(self) -> None:
-        super().resume()
-        self.iterator.resume()
-
-    @property
-    @override
-    def stopped(self) -> bool:
-        return self._stopped or self.iterator.stopped

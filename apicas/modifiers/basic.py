@@ -1,23 +1,13 @@
-"""Every change of a token's state, in one place.
-
-Rules:
-- A modifier looks at nothing but its arguments: no clock, no host name, no store. Times and names come in as a `Claim`
-  or as `now`; an iterator binds its own to the modifier, so that a user's `modifier.close(token)` needs no more.
-- The mapping that is passed in is changed and returned, because PiCaS actors rely on both. The runtime passes copies.
-- A change that the token's state does not allow raises TransitionError, which names both states.
-- A field of an odd type is written back as it should be; it never ends the pilot.
-"""
+"""The changes of a token that is a document of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
-
-import msgspec
-from typing_extensions import override
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final
 
 from apicas._javascript import parse_int
+from apicas.modifiers.claims import CLAIM_FIELDS, JOB_ID_FIELDS, NOTE_FIELDS, Claim, Owner
+from apicas.modifiers.protocol import M
 from apicas.tokens import (
     ERROR_MARK,
     MAX_ERRORS,
@@ -30,130 +20,11 @@ from apicas.tokens import (
     generation_of,
     is_suspect,
     next_states,
-    state_by_fields,
     state_of,
 )
 
-M = TypeVar("M", bound=MutableMapping[str, Any])
-
-JOB_ID_FIELDS: Final = ("slurm_job_id", "dirac_job_id", "wms_job_id", "cream_job_id", "pbs_job_id")
-# What a claim writes into the `apicas` sub-object, and what is cleared when it ends.
-CLAIM_FIELDS: Final = ("claim", "pilot", "process", "lease", "lock", "claimed", "isolated")
-# What beats write of an attempt besides, and what is cleared with its claim.
-NOTE_FIELDS: Final = ("progress", "log")
 # As long as a host name can be. The history is not to grow with what somebody else wrote into the field.
 _MAX_HOSTNAME: Final = 255
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """The process that claims: what its claims say of it, so that others can find out whether it still lives."""
-
-    pilot: str
-    """Random per start of a pilot: never a host name or a process id alone, which are used again."""
-    hostname: str
-    process: str = ""
-    """What no other process of any node is called, see apicas._runtime.environment; empty where it is not known."""
-    job_ids: Mapping[str, str] = field(default_factory=dict)
-    """The batch job's id, by token field."""
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One claim of one token, as its lock is written. A struct: each claim makes one, and a dataclass takes longer."""
-
-    claim_id: str
-    owner: Owner
-    now: float
-    """Store time, in unix seconds."""
-    lease: float
-    """Seconds for which the lock holds without a heartbeat."""
-    isolated: bool = False
-    """Whether the pilot runs suspects in processes of their own, so that they cannot take it down with them."""
-
-
-def batch_job_ids(environ: Mapping[str, str]) -> dict[str, str]:
-    """The id of the batch job that this process runs in, by the token field that it goes to.
-
-    Job systems come in layers: a gLite job runs in a CREAM job that runs in PBS. The outermost is told, as in PiCaS.
-
-    Args:
-        environ: the environment of the process.
-    """
-    if "DIRACJOBID" in environ:
-        return {"dirac_job_id": environ["DIRACJOBID"]}
-    if "GLITE_WMS_JOBID" in environ:
-        wms = environ["GLITE_WMS_JOBID"]
-        return {"wms_job_id": wms} if wms.startswith("http") else {}
-    for variable, name in (("CREAM_JOBID", "cream_job_id"), ("PBS_JOBID", "pbs_job_id")):
-        if variable in environ:
-            return {name: environ[variable]}
-    if "SLURM_ARRAY_JOB_ID" in environ:
-        return {"slurm_job_id": f"{environ['SLURM_ARRAY_JOB_ID']}_{environ.get('SLURM_ARRAY_TASK_ID', '0')}"}
-    return {"slurm_job_id": environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in environ else {}
-
-
-class TokenModifier(Protocol):
-    """What iterators and the runtime ask of a modifier."""
-
-    def bind(self, owner: Owner, now: Callable[[], float]) -> None:
-        """Use this owner's host name, and this clock, where a call names none."""
-        ...
-
-    def lock(self, token: M, claim: Claim) -> M:
-        """Claim the token: todo -> locked."""
-        ...
-
-    def refresh(self, token: M, now: float) -> M:
-        """Show that the owner lives: a new lock time."""
-        ...
-
-    def unlock(self, token: M) -> M:
-        """Take the lock off."""
-        ...
-
-    def unclose(self, token: M) -> M:
-        """Take the end off."""
-        ...
-
-    def add_output(self, token: M, output: Mapping[str, Any]) -> M:
-        """Put fields into the token."""
-        ...
-
-    def crash(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
-        """Send the token back to todo because the process of its work died."""
-        ...
-
-    def close(self, token: M, now: float | None = None) -> M:
-        """End the token: exit code 0 where none was set."""
-        ...
-
-    def scrub(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
-        """Send the token back to todo and count it."""
-        ...
-
-    def set_error(
-        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
-    ) -> M:
-        """End the token in error."""
-        ...
-
-    def add_error(
-        self, token: M, message: str | None = None, exception: str | None = None, now: float | None = None
-    ) -> M:
-        """Record what went wrong, without ending the token."""
-        ...
-
-    def release(self, token: M, now: float | None = None, *, not_before: float = 0.0) -> M:
-        """Send the token back to todo uncounted."""
-        ...
-
-    def reclaim(self, token: M, now: float, *, charge: bool = True, not_before: float = 0.0) -> M:
-        """Take the token from an owner that is gone."""
-        ...
-
-    def reset(self, token: M, now: float | None = None) -> M:
-        """Put the token back to todo as if new."""
-        ...
 
 
 class BasicTokenModifier:
@@ -501,129 +372,3 @@ def _exit_code(value: Any) -> int | float | str:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value == "":
         return 1
     return value
-
-
-class _NestedModifier(BasicTokenModifier):
-    """A nested token needs no `type`: its document has it."""
-
-    @staticmethod
-    @override
-    def _state(token: MutableMapping[str, Any]) -> TokenState:
-        return state_by_fields(token)
-
-
-class NestedTokenModifier:
-    """The same changes for tokens that are nested inside one document, each addressed by its key path.
-
-    Every method takes the path and the document before the arguments of BasicTokenModifier, changes the document and
-    returns it.
-
-    Args:
-        timeout: unused; PiCaS passes one.
-    """
-
-    def __init__(self, timeout: float | None = None) -> None:
-        self.timeout = timeout
-        self.modifier: BasicTokenModifier = _NestedModifier()
-
-    def bind(self, owner: Owner, now: Callable[[], float]) -> None:
-        """Use this owner's host name, and this clock (unix seconds), where a call names none."""
-        self.modifier.bind(owner, now)
-
-    @staticmethod
-    def get_token(path: str | Sequence[str | int], record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """The nested token.
-
-        Raises:
-            KeyError: there is nothing at that path, or no mapping.
-        """
-        found: Any = record
-        for key in (path,) if isinstance(path, str) else path:
-            try:
-                found = found[key]
-            except (IndexError, TypeError):
-                raise KeyError(key) from None
-        if not isinstance(found, MutableMapping):
-            raise KeyError(f"no token at {path!r}")
-        return found
-
-    def lock(self, path: str | Sequence[str | int], record: M, claim: Claim) -> M:
-        """See BasicTokenModifier.lock."""
-        self.modifier.lock(self.get_token(path, record), claim)
-        return record
-
-    def refresh(self, path: str | Sequence[str | int], record: M, now: float) -> M:
-        """See BasicTokenModifier.refresh."""
-        self.modifier.refresh(self.get_token(path, record), now)
-        return record
-
-    def unlock(self, path: str | Sequence[str | int], record: M) -> M:
-        """See BasicTokenModifier.unlock."""
-        self.modifier.unlock(self.get_token(path, record))
-        return record
-
-    def close(self, path: str | Sequence[str | int], record: M, now: float | None = None) -> M:
-        """See BasicTokenModifier.close."""
-        self.modifier.close(self.get_token(path, record), now)
-        return record
-
-    def unclose(self, path: str | Sequence[str | int], record: M) -> M:
-        """See BasicTokenModifier.unclose."""
-        self.modifier.unclose(self.get_token(path, record))
-        return record
-
-    def add_output(self, path: str | Sequence[str | int], record: M, output: Mapping[str, Any]) -> M:
-        """See BasicTokenModifier.add_output."""
-        self.modifier.add_output(self.get_token(path, record), output)
-        return record
-
-    def scrub(
-        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
-    ) -> M:
-        """See BasicTokenModifier.scrub."""
-        self.modifier.scrub(self.get_token(path, record), now, not_before=not_before)
-        return record
-
-    def set_error(
-        self,
-        path: str | Sequence[str | int],
-        record: M,
-        message: str | None = None,
-        exception: str | None = None,
-        now: float | None = None,
-    ) -> M:
-        """See BasicTokenModifier.set_error."""
-        self.modifier.set_error(self.get_token(path, record), message, exception, now)
-        return record
-
-    def release(
-        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
-    ) -> M:
-        """See BasicTokenModifier.release."""
-        self.modifier.release(self.get_token(path, record), now, not_before=not_before)
-        return record
-
-    def crash(
-        self, path: str | Sequence[str | int], record: M, now: float | None = None, *, not_before: float = 0
-    ) -> M:
-        """See BasicTokenModifier.crash."""
-        self.modifier.crash(self.get_token(path, record), now, not_before=not_before)
-        return record
-
-    def reclaim(
-        self,
-        path: str | Sequence[str | int],
-        record: M,
-        now: float,
-        *,
-        charge: bool = True,
-        not_before: float = 0,
-    ) -> M:
-        """See BasicTokenModifier.reclaim."""
-        self.modifier.reclaim(self.get_token(path, record), now, charge=charge, not_before=not_before)
-        return record
-
-    def reset(self, path: str | Sequence[str | int], record: M, now: float | None = None) -> M:
-        """See BasicTokenModifier.reset."""
-        self.modifier.reset(self.get_token(path, record), now)
-        return record
