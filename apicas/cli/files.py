@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,6 +64,18 @@ def _told(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+@contextmanager
+def room_told() -> Iterator[None]:
+    """Say that it is the place for temporary files which is full, and not the file that is being written."""
+    try:
+        yield
+    except OSError as error:
+        raise ApicasError(
+            f"the directory for temporary files, {tempfile.gettempdir()}, takes no more: {_reason(error)}; $TMPDIR names "
+            "another"
+        ) from error
 
 
 def _is_device(path: Path) -> bool:
