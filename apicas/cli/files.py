@@ -73,8 +73,8 @@ def room_told() -> Iterator[None]:
         yield
     except OSError as error:
         raise ApicasError(
-            f"the directory for temporary files, {tempfile.gettempdir()}, takes no more: {_reason(error)}; $TMPDIR names "
-            "another"
+            f"the directory for temporary files, {tempfile.gettempdir()}, takes no more: {_reason(error)}; $TMPDIR "
+            "names another"
         ) from error
 
 
