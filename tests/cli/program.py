@@ -66,6 +66,8 @@ class Program:
         assert result.code == 0, result.err
         counts: dict[str, Any] = decode(result.out)
         del counts["pool"]
+        if not counts["no_view"]:
+            del counts["no_view"]
         return counts
 
     def write(self, name: str, content: str | bytes) -> Path:
