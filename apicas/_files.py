@@ -8,10 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -117,6 +120,47 @@ def replace_private(path: Path, body: bytes, mode: int = 0o600) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[None]:
+    """Have a file for oneself between reading it and replacing it: others who ask for the same wait.
+
+    What is locked is a file beside it, since the file itself is replaced. It is removed in the end, so who gets the
+    lock of one that is gone by then begins again. Where the file system has no locks, nobody waits.
+
+    Args:
+        path: of the file; its directory is made, for this user alone.
+    """
+    descriptor: int | None = None
+    beside = path.with_name(f".{path.name}.lock")
+    with suppress(OSError):  # what cannot be written is told by who writes it
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = _locked(beside)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                beside.unlink()
+            os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of a file that is locked, and still has its name."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            found = os.fstat(descriptor)
+            if found.st_nlink and os.path.samestat(found, path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass  # its owner has removed it
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def is_foreign(path: Path, found: os.stat_result) -> bool:

@@ -1,11 +1,13 @@
 """The event file of a pilot: JSON lines, written by a thread of its own.
 
 The pilot only puts events into a list. A disk that is slow, full or away costs events, never the pilot: what does not
-fit into the list is dropped, and so is what cannot be written; the file says how many that were once it can.
+fit into the list is dropped, and so is what cannot be written; the file says how many that were once it can. A pipe
+that nobody reads yet is such a disk.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -31,6 +33,7 @@ MAX_PENDING: Final = 100_000
 LAST_TIME: Final = 2.0
 """Seconds that the end of a pilot waits for its event file."""
 SUFFIX: Final = ".jsonl"
+_UNREAD: Final = OSError(errno.ENXIO, "nobody reads this pipe")
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -51,7 +54,7 @@ class EventFile:
         self.path = event_path(path, pilot)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._file = _opened(self.path)
         except OSError as error:
             raise ConfigError(f"the event file {self.path} cannot be written: {error.strerror or error}") from error
         self._guard = threading.Lock()
@@ -61,6 +64,8 @@ class EventFile:
         self._is_torn = False
         """Whether the last line was not written to its end."""
         self._has_complained = False
+        if self._file is None:
+            self._complain(_UNREAD)
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="apicas-events", daemon=True)
         self._thread.start()
@@ -94,7 +99,8 @@ class EventFile:
                 self._write_pending()
             self._write_pending()
         finally:
-            os.close(self._file)
+            if self._file is not None:
+                os.close(self._file)
 
     def _write_pending(self) -> None:
         with self._guard:
@@ -113,6 +119,10 @@ class EventFile:
                 self._complain(error)
 
     def _write(self, lines: bytes) -> None:
+        if self._file is None:
+            self._file = _opened(self.path)
+            if self._file is None:
+                raise _UNREAD
         if self._is_torn:
             lines = b"\n" + lines
         rest = memoryview(lines)
@@ -132,6 +142,23 @@ def event_path(path: str | os.PathLike[str], pilot: str) -> Path:
     place = Path(path)
     text = os.fspath(path)
     return place / f"{pilot}{SUFFIX}" if text.endswith(("/", os.sep)) or place.is_dir() else place
+
+
+def _opened(path: Path) -> int | None:
+    """The descriptor of an event file, to append to; None for a pipe that nobody reads: opening one waits for a reader.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _lines(events: Sequence[Event]) -> bytes:

@@ -89,13 +89,17 @@ def paths(directory: Path) -> List[str]:  # noqa: UP006
     """What is searched for modules: compiled packages if they run here, else what does their work."""
     compiled = directory / "compiled" / f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
     if compiled.is_dir() and not os.environ.get("APICAS_ZIPAPP_PORTABLE"):
-        sys.path.insert(0, str(compiled))
+        own, known = [str(compiled), str(directory / "portable")], set(sys.modules)
+        # With all that is ours: what it imports would else come from packages of this node, and stay.
+        sys.path[:0] = own
         try:
             importlib.import_module("msgspec")
         except ImportError:  # an older C library, for instance
-            sys.path.remove(str(compiled))
+            del sys.path[: len(own)]
+            for name in set(sys.modules) - known:
+                del sys.modules[name]
         else:
-            return [str(compiled), str(directory / "portable")]
+            return own
     return [str(directory / "portable"), str(directory / "fallback")]
 
 

@@ -27,7 +27,7 @@ import apicas
 from apicas.exceptions import ConfigError
 
 SHEBANG: Final = b"#!/usr/bin/env python3\n"
-OPTIONAL: Final = ("uvloop",)
+OPTIONAL: Final = ("uvloop", "prometheus-client")
 """Distributions that go with it where they are installed."""
 LEFT_OUT: Final = frozenset({"pydantic"})
 """What a dependency names, and no command of ours imports."""

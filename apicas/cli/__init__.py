@@ -9,6 +9,8 @@ from typing import Final
 _OBJECTS: Final = 10_000
 """New objects after which Python looks for garbage, instead of 700. Nothing of what is imported becomes garbage, and to
 look through it 200 times takes a tenth of a short command."""
+INTERRUPTED: Final = 130
+"""The exit code of Ctrl-C, before there is anything that knows of exit codes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from apicas.cli.application import execute
 
         return execute(arguments)
+    except KeyboardInterrupt:  # while the command was still being imported
+        return INTERRUPTED
     finally:
         gc.set_threshold(*before)
         if arguments is None:  # the process ends now, and would look through all that was imported once more

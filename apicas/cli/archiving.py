@@ -17,7 +17,7 @@ from apicas._documents import Document, decode
 from apicas.cli.carrying import Carrier
 from apicas.cli.changing import Ticker
 from apicas.cli.exits import ExitCode
-from apicas.cli.files import forget_cached, written_whole
+from apicas.cli.files import forget_cached, room_told, written_whole
 from apicas.cli.opening import patiently
 from apicas.cli.selection import PAGE, Selection
 from apicas.cli.sources import lines_of, lines_of_archive
@@ -136,7 +136,8 @@ class ArchiveWriter:
 
     def add(self, line: bytes) -> None:
         """Write a line."""
-        self._part.write(line)
+        with room_told():
+            self._part.write(line)
         self._digest.update(line)
         self._lines += 1
 

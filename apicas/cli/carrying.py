@@ -11,11 +11,12 @@ import asyncio
 import tempfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
 from apicas._documents import Document, encode
+from apicas.cli.files import room_told
 from apicas.cli.opening import patiently
 from apicas.cli.terminal import tell
 from apicas.clients.base import PoolClient
@@ -129,9 +130,7 @@ class Carrier:
                 entries[name] = {**entry, "data": b64encode(content).decode("ascii")}
             else:
                 entries[name] = {**entry, "length": stub["length"], "follows": True}
-                file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
-                await self._spool(document["_id"], name, stub["length"], file)
-                large.append((name, file))
+                large.append((name, await self._spooled(document["_id"], name, stub["length"], files)))
         return _Load(_line({**plain, "_attachments": entries} if entries else plain), len(entries), large)
 
     async def _content(self, identifier: str, name: str, length: int) -> bytes:
@@ -142,6 +141,19 @@ class Carrier:
         if len(content) != length:
             raise _ChangedError
         return content
+
+    async def _spooled(self, identifier: str, name: str, length: int, files: ExitStack) -> BinaryIO:
+        """A large attachment in a file that the stack closes."""
+        with room_told():
+            file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+            try:
+                await self._spool(identifier, name, length, file)
+                file.flush()
+            except OSError:
+                with suppress(OSError):  # it tries once more to write what it holds
+                    file.close()
+                raise
+            return file
 
     async def _spool(self, identifier: str, name: str, length: int, file: BinaryIO) -> None:
         """Read a large attachment into a file."""

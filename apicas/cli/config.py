@@ -34,7 +34,7 @@ Examples:
   apicas config show --json | jq -r .pool.value
 """
 _SET = """\b
-The keys: pool, username, auth, ca_file, lock_timeout, foreign_lock_timeout, outbox. What they mean:
+The keys: pool, username, auth, ca_file, lock_timeout, foreign_lock_timeout, outbox, log_format. What they mean:
 docs/configuration.md. A password is none of them, since a command line is public: see `apicas passwd`.
 
 \b
@@ -86,13 +86,14 @@ def show(
 
 def _rows(configuration: Configuration) -> list[tuple[str, Any, str]]:
     from apicas.configuration import KEYS
+    from apicas.configuration.environment import NAME, early
 
     rows = []
     for key in KEYS:
         value = getattr(configuration, key)
         shown = _HIDDEN if key == "password" and value is not None else value
         rows.append((key, shown, configuration.origins.get(key, _UNSAID if value is None else configuration.source)))
-    return rows
+    return [*rows, *((f"${name}", value, NAME) for name, value in early().items())]
 
 
 def set_value(

@@ -40,7 +40,7 @@ EXIT_CODES = """\b
 Exit codes:
   0    done; a pilot that ended by itself, also with failed tokens
   1    some of it was left undone, and is listed; or an internal error
-  2    wrong usage or configuration, no access, no such pool or view
+  2    wrong usage or configuration, no access, no such pool, view or token; where several are named, it is 1
   3    the pool's server does not answer
   4    a pilot ended by a signal; every token is handed back
   5    a pilot ended hard, by a second signal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
     """
     final = Path(path)
     if replace and _is_device(final):
-        with final.open("wb") as device:
+        with _told(path), final.open("wb") as device:
             yield device
         return
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
@@ -42,20 +43,39 @@ def written_whole(path: str, *, replace: bool = True) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {_reason(error)}") from error
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, final)  # noqa: PTH105 - as atomic as rename, and says that it replaces
-        reserved = None
-        sync_directory(final.parent)
-    except OSError as error:
-        raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
+        with _told(path):
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, final)  # noqa: PTH105 - as atomic as rename, and says that it replaces
+            reserved = None
+            sync_directory(final.parent)
     finally:
         for left in (part, reserved):
             if left is not None:
                 with suppress(OSError):
                     left.unlink()
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ApicasError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+@contextmanager
+def room_told() -> Iterator[None]:
+    """Say that it is the place for temporary files which is full, and not the file that is being written."""
+    try:
+        yield
+    except OSError as error:
+        raise ApicasError(
+            f"the directory for temporary files, {tempfile.gettempdir()}, takes no more: {_reason(error)}; $TMPDIR "
+            "names another"
+        ) from error
 
 
 def _is_device(path: Path) -> bool:

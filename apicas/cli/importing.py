@@ -15,6 +15,7 @@ from apicas.cli.attaching import attach, stub_of
 from apicas.cli.changing import Ticker
 from apicas.cli.exits import ExitCode
 from apicas.cli.fields import time_of
+from apicas.cli.files import room_told
 from apicas.cli.lines import MAX_LINE_BYTES
 from apicas.cli.opening import opened, patiently
 from apicas.cli.sources import NumberedLine, lines_of
@@ -202,7 +203,7 @@ class Importer:
 
     async def _attach(self, line: NumberedLine, entry: Document, lines: Iterator[NumberedLine]) -> None:
         """Take the lines of a large attachment, and attach it."""
-        with tempfile.TemporaryFile() as file:
+        with room_told(), tempfile.TemporaryFile() as file:
             _spool(entry, lines, file)
             owner, name = self._owner, entry["_attachment"]
             if self._dry_run or owner is None or owner.document["_id"] != entry.get("_id"):

@@ -10,13 +10,12 @@ from typing_extensions import override
 
 from apicas._runtime.attempts.current import running_token
 from apicas.cli.terminal import one_line, printable_json
+from apicas.configuration import configured_log_format
+from apicas.configuration.keys import CHOICES
 from apicas.exceptions import ConfigError
 from apicas.logs import JsonLogFormatter
 
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
-
-
-FORMATS: Final = ("text", "json")
 
 
 class LineHandler(logging.Handler):
@@ -68,15 +67,20 @@ class JsonHandler(LineHandler):
             self.handleError(record)
 
 
-def configure(verbosity: int, log_format: str = "text") -> None:
+def configure(verbosity: int, log_format: str | None = None) -> None:
     """Show warnings; with verbosity 1 also what happens, with 2 every detail of apicas.
 
     The records of the user's own code are shown by the same rule, except that nobody asked for others' details.
 
+    Args:
+        verbosity: as above.
+        log_format: text or json; None for what is configured, else text.
+
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: there is no such format, or the configuration cannot be read.
     """
-    if log_format not in FORMATS:
+    log_format = log_format or configured_log_format() or "text"
+    if log_format not in CHOICES["log_format"]:
         raise ConfigError(f"the log format is text or json, not {log_format!r}")
     level = _LEVELS[min(verbosity, 2)]
     root = logging.getLogger()

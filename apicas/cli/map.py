@@ -88,7 +88,7 @@ def map(  # noqa: A001, PLR0913 - the command's name; typer makes an option of e
     events: EventsOption = None,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = LOOPBACK,
-    log_format: LogFormatOption = "text",
+    log_format: LogFormatOption = None,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,

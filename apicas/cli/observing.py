@@ -30,8 +30,8 @@ MetricsHostOption: TypeAlias = Annotated[
     str, typer.Option("--metrics-host", metavar="ADDRESS", help="Where to serve them.")
 ]
 LogFormatOption: TypeAlias = Annotated[
-    str,
-    typer.Option("--log-format", metavar="text|json", envvar="APICAS_LOG_FORMAT", help="How log lines are written."),
+    str | None,
+    typer.Option("--log-format", metavar="text|json", help="How log lines are written.", show_default="text"),
 ]
 
 

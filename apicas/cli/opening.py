@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 PATIENCE: Final = 20.0
 """Seconds for which a command tries again: a restart of the server takes less, and a typing error should not wait."""
+SILENCE: Final = 20.0
+"""Seconds that one request takes until that is said."""
 
 
 def configured(pool: str | None) -> Configuration:
@@ -97,7 +99,8 @@ async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | 
     end = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
-            return await operation()
+            with _telling_of_silence():
+                return await operation()
         except PoolUnavailableError as error:
             left = end - time.monotonic()
             if left <= 0:
@@ -107,6 +110,20 @@ async def patiently(operation: Callable[[], Awaitable[T]], *, patience: float | 
         # The last try is at the end, not a whole pause after it.
         await asyncio.sleep(min(_pause(attempt), left))
         attempt += 1
+
+
+@contextmanager
+def _telling_of_silence() -> Iterator[None]:
+    """Say that something takes long, so that a server that hangs does not look like a program that does."""
+    told = (
+        f"still waiting after {SILENCE:.0f} s: a large view takes minutes to index, a large file takes long, or the "
+        "server hangs"
+    )
+    handle = asyncio.get_running_loop().call_later(SILENCE, tell, told)
+    try:
+        yield
+    finally:
+        handle.cancel()
 
 
 def _pause(attempt: int) -> float:

@@ -176,7 +176,7 @@ def run(  # noqa: PLR0913 - typer makes an option of each
     events: EventsOption = None,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = LOOPBACK,
-    log_format: LogFormatOption = "text",
+    log_format: LogFormatOption = None,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for every detail.", show_default=False)
     ] = 0,

@@ -127,7 +127,7 @@ async def _count(configuration: Configuration) -> tuple[str, dict[str, int]]:
     states = {state: counts.get(state, 0) for state in _STATES}
     # Pilots go on while we count, so the total may be of a moment before.
     outside = max(total - sum(states.values()), 0)
-    return client.address, {**states, **({_NO_VIEW: outside} if outside else {}), "total": total}
+    return client.address, {**states, _NO_VIEW: outside, "total": total}
 
 
 def _write_json(address: str, counts: dict[str, int]) -> None:
@@ -141,6 +141,8 @@ def _write_table(address: str, counts: dict[str, int]) -> None:
     typer.echo(one_line(f"pool {address}"))
     width = max(len(f"{number:,}") for number in counts.values())
     for name, number in counts.items():
+        if name == _NO_VIEW and not number:  # as it is in most pools
+            continue
         typer.echo(painted(f"  {name:8}{number:>{width},}", _colour(name) if number else ""))
 
 

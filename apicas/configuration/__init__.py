@@ -40,6 +40,7 @@ __all__ = [
     "Configuration",
     "check_arguments",
     "configure",
+    "configured_log_format",
     "user_directory",
 ]
 
@@ -69,6 +70,8 @@ class Configuration:
     """Seconds."""
     outbox: str | None = None
     """The directory for finished results that are not in the pool yet; None for the default."""
+    log_format: str | None = None
+    """How log lines are written; None for text."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each key's value comes from, for people; a key that nobody set is not in it."""
     notes: tuple[str, ...] = ()
@@ -158,6 +161,21 @@ def configure(
         is_of_picas=chosen is not None and chosen.is_foreign,
         **settings,
     )
+
+
+def configured_log_format() -> str | None:
+    """How log lines are to be written, as the places of apicas say; None where they do not.
+
+    It is asked for before anything else, also by commands that need no pool: so no address is looked for.
+
+    Raises:
+        ConfigError: one of these places cannot be read.
+    """
+    from apicas.configuration.environment import surroundings
+
+    settings, _ = _settings(_sources(None, surroundings(None), Path(), _user_directory()))
+    found: str | None = settings.get("log_format")
+    return found
 
 
 def user_directory() -> Path:

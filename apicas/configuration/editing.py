@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from apicas._files import replace_private
+from apicas._files import held_alone, replace_private
 from apicas._secrets import Secret
 from apicas.configuration.addresses import has_password, parted
 from apicas.configuration.keys import KEYS, NUMBER, PATH_KEYS, complaint_about, value_of
@@ -107,6 +107,11 @@ def _toml(text: str) -> tuple[bool, dict[str, Any]]:
 
 def _change(path: Path, key: str, line: str, value: Any) -> None:
     """Put a line in the place of a key's, or at the end; an empty one takes it out."""
+    with held_alone(path.resolve()):  # another key may be set at the same time
+        _change_alone(path, key, line, value)
+
+
+def _change_alone(path: Path, key: str, line: str, value: Any) -> None:
     changed = _changed(_text(path), key, line, value)
     # Raised out here: in there an error would take along the rest of the file, and a password in it.
     if changed is None:

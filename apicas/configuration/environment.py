@@ -10,7 +10,7 @@ from typing import Final
 
 from apicas._netrc import netrc_path
 from apicas._secrets import Secret
-from apicas.configuration.keys import LOGIN_KEYS, VARIABLES, value_of
+from apicas.configuration.keys import EARLY_VARIABLES, LOGIN_KEYS, VARIABLES, value_of
 from apicas.configuration.sources import Source, make_source
 
 NAME: Final = "the environment"
@@ -44,6 +44,11 @@ def surroundings(environ: Mapping[str, str] | None) -> Surroundings:
         # Not the method itself, whose repr shows all of the environment.
         lookup=lambda name: values.get(name),  # noqa: PLW0108
     )
+
+
+def early() -> dict[str, str]:
+    """The variables that are set of those that were read before all else."""
+    return {name: os.environ[name] for name in EARLY_VARIABLES if os.environ.get(name)}
 
 
 def source_of(variables: Mapping[str, Secret]) -> Source:

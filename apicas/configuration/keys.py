@@ -25,13 +25,31 @@ KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "lock_timeout": NUMBER,
     "foreign_lock_timeout": NUMBER,
     "outbox": str,
+    "log_format": str,
 }
 """The keys of a file, with the type of each."""
 VARIABLES: Final[Mapping[str, str]] = {f"APICAS_{key.upper()}": key for key in KEYS}
 """The variables of the environment, each with the key that it stands for."""
+EARLY_VARIABLES: Final[Mapping[str, str]] = {
+    "APICAS_ZIPAPP_DIR": "the directory into which the zipapp unpacks itself",
+    "APICAS_ZIPAPP_PORTABLE": "the zipapp does not use its compiled parts",
+}
+"""Variables that are read before there is anything to read a file with, so they are no keys; and what they mean."""
+GIVEN_VARIABLES: Final[tuple[str, ...]] = (
+    "APICAS_TOKEN_ID",
+    "APICAS_ATTEMPT",
+    "APICAS_SUBMIT_DIR",
+    "APICAS_PROGRESS",
+    "APICAS_MARK",
+    "APICAS_FIELD_",
+    "APICAS_ARGUMENT_",
+)
+"""Variables that a pilot sets for the commands and processes that it starts; nobody configures them."""
 LOGIN_KEYS: Final[tuple[str, ...]] = ("pool", "username", "password")
 """What is read as a secret: an address may hold a password."""
 PATH_KEYS: Final[tuple[str, ...]] = ("ca_file", "outbox")
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"log_format": ("text", "json")}
+"""The keys that can only be one of a few words."""
 
 
 def complaint_about(values: Mapping[str, Any]) -> str | None:
@@ -41,6 +59,8 @@ def complaint_about(values: Mapping[str, Any]) -> str | None:
             return f"there is no key {name!r}; there are {', '.join(KEYS)}"
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
             return f"{name} must be {'a number' if KEYS[name] is NUMBER else 'a string'}"
+        if value not in CHOICES.get(name, (value,)):
+            return f"{name} must be {' or '.join(CHOICES[name])}, and is {value!r}"
     return None
 
 
@@ -53,8 +73,10 @@ def value_of(key: str, text: str, what: str) -> Any:
         what: where, for the message.
 
     Raises:
-        ConfigError: it must be a number, and is none.
+        ConfigError: it must be a number, and is none; or one of a few words, and is another.
     """
+    if text not in CHOICES.get(key, (text,)):
+        raise ConfigError(f"{what} must be {' or '.join(CHOICES[key])}, and is {text!r}")
     if KEYS[key] is not NUMBER:
         return text
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from apicas._documents import decode, encode
-from apicas._files import check_private, replace_private
+from apicas._files import check_private, held_alone, replace_private
 from apicas._secrets import Secret
 from apicas.exceptions import ConfigError, InvalidTokenError
 
@@ -107,6 +107,13 @@ def _is_login_list(value: Any) -> bool:
 def _change(directory: Path, origin: str, username: str, password: Secret | None) -> bool:
     """Write a password into the file, or take it out; answers whether that changed anything."""
     path = directory / FILE_NAME
+    if password is None and not path.exists():
+        return False
+    with held_alone(path):  # another one may keep a password at the same time
+        return _change_alone(path, origin, username, password)
+
+
+def _change_alone(path: Path, origin: str, username: str, password: Secret | None) -> bool:
     entries = {server: dict(logins) for server, logins in _read(path).items()}
     logins = entries.setdefault(origin, {})
     before = logins.pop(username, None)

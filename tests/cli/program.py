@@ -66,6 +66,8 @@ class Program:
         assert result.code == 0, result.err
         counts: dict[str, Any] = decode(result.out)
         del counts["pool"]
+        if not counts["no_view"]:
+            del counts["no_view"]
         return counts
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -140,7 +142,12 @@ def make_program(
     patch.chdir(directory)
     # It would end the process that runs the tests, where a thread of theirs is still there.
     patch.setattr("apicas.cli.application._leave_stubborn_threads", lambda code: None)
+    paths = list(sys.path)
     yield Program(directory, patch, captured)
+    sys.path[:] = paths
+    for name, module in list(sys.modules.items()):  # another test's module of the same name is another one
+        if (getattr(module, "__file__", None) or "").startswith(f"{directory}{os.sep}"):
+            del sys.modules[name]
 
 
 def as_of_now(value: Any, then: int) -> Any:

@@ -19,9 +19,11 @@ import pytest
 import apicas as library
 from apicas.cli import opening
 from apicas.cli.commands import SUMMARIES, command
+from apicas.cli.exits import ExitCode
 from apicas.clients.sqlite import SQLiteClient
 from apicas.exceptions import PoolError, PoolUnavailableError
 from apicas.modifiers import BasicTokenModifier
+from apicas.testing import run_virtual
 from tests.cli.program import ROOT, Program
 
 
@@ -213,6 +215,27 @@ def test_no_command_shows_the_help(apicas: Program) -> None:
     assert (result.code, "Commands:" in result.err) == (2, True)
 
 
+def test_ctrl_c_while_a_command_is_imported_is_told_by_the_exit_code_alone(tmp_path: Path) -> None:
+    """A person has second thoughts in the first moment, too."""
+    interrupted = (
+        "import sys, apicas.cli\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'apicas.cli.application': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(apicas.cli.main(['status']))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", interrupted],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (ExitCode.INTERRUPTED, "", "")
+
+
 def test_a_bug_keeps_its_traceback(apicas: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("a bug")
@@ -286,6 +309,16 @@ def test_a_server_that_is_away_is_told_once_and_then_given_up(apicas: Program, m
     ]
 
 
+@pytest.mark.parametrize(("seconds", "lines"), [(19, 0), (300, 1)])
+def test_a_server_that_hangs_is_told_once(capsys: pytest.CaptureFixture[str], seconds: float, lines: int) -> None:
+    async def hangs() -> str:
+        await asyncio.sleep(seconds)
+        return "at last"
+
+    assert run_virtual(lambda: opening.patiently(hangs)) == "at last"
+    assert capsys.readouterr().err.count("still waiting after 20 s") == lines
+
+
 def test_the_patience_ends_with_a_try_and_not_a_pause_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
@@ -297,7 +330,7 @@ def test_the_patience_ends_with_a_try_and_not_a_pause_later(monkeypatch: pytest.
         raise PoolUnavailableError("away")
 
     monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(opening, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(opening, "asyncio", SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop))
     with pytest.raises(PoolUnavailableError):
         asyncio.run(opening.patiently(fail, patience=20.0))
     assert now == pytest.approx(20.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from apicas._documents import decode
 from apicas.configuration import KEYS, VARIABLES, configure
+from apicas.configuration.editing import set_key
 from apicas.exceptions import ConfigError
 from tests.cli.program import Program
 
@@ -54,12 +56,60 @@ def test_the_command_line_comes_first(apicas: Program) -> None:
 
 
 def test_every_key_has_a_variable(tmp_path: Path) -> None:
-    values = {"pool": "https://h/db", "username": "me", "password": SECRET, "lock_timeout": "12.5"}
+    values = {
+        "pool": "https://h/db",
+        "username": "me",
+        "password": SECRET,
+        "lock_timeout": "12.5",
+        "log_format": "json",
+    }
     environ = {name: values.get(key, "60") for name, key in VARIABLES.items()}
     configuration = configure(environ=environ, directory=tmp_path, user_directory=tmp_path)
     assert set(configuration.origins.values()) == {"the environment"}
     assert set(configuration.origins) == set(KEYS)
     assert (configuration.lock_timeout, configuration.foreign_lock_timeout, configuration.outbox) == (12.5, 60, "60")
+
+
+def test_a_word_that_is_none_of_the_choices_is_refused_wherever_it_stands(
+    apicas: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "log_format must be text or json" in apicas("config", "set", "log_format", "xml").error
+    apicas.write("apicas.toml", 'log_format = "xml"\n')
+    assert "log_format must be text or json, and is 'xml'" in apicas("config", "show").error
+    apicas.write("apicas.toml", 'log_format = "json"\n')
+    assert shown(apicas)["log_format"] == {"value": "json", "source": "apicas.toml"}
+    monkeypatch.setenv("APICAS_LOG_FORMAT", "xml")
+    assert "$APICAS_LOG_FORMAT must be text or json" in apicas("config", "show").error
+
+
+def test_keys_that_are_set_at_the_same_time_are_all_set(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    values = {"pool": "sqlite:///x.db", "username": "me", "auth": "basic", "lock_timeout": "30", "log_format": "json"}
+    for _ in range(5):
+        with ThreadPoolExecutor(5) as threads:
+            list(threads.map(lambda key: set_key(path, key, values[key]), values))
+        assert set(tomllib.loads(path.read_text())) == set(values)
+        path.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_format_of_a_file_holds_unless_an_option_says_another(apicas: Program) -> None:
+    apicas.write("inputs.txt", "x\n")
+    apicas.write("apicas.toml", 'log_format = "json"\n')
+    assert apicas("push", "inputs.txt").code == 0
+    asked = apicas("run", "-vv", "--", "true")
+    assert '"logger":' in asked.err
+    assert apicas("reset", "done").code == 0
+    plain = apicas("run", "-vv", "--log-format", "text", "--", "true")
+    assert " DEBUG " in plain.err
+    assert '"logger":' not in plain.err
+
+
+def test_variables_that_are_no_keys_are_shown_where_they_are_set(
+    apicas: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APICAS_ZIPAPP_DIR", "/scratch")
+    assert shown(apicas)["$APICAS_ZIPAPP_DIR"] == {"value": "/scratch", "source": "the environment"}
 
 
 def test_a_variable_that_is_no_number_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keyring
@@ -179,6 +180,19 @@ def test_others_in_the_file_stay(tmp_path: Path, no_ring: None) -> None:
     path = tmp_path / "passwords.json"
     forget(tmp_path, ORIGIN, "me")
     assert json.loads(path.read_text()) == {ORIGIN: {"you": f"{ORIGIN} you"}, "http://other": {"me": "http://other me"}}
+
+
+def test_passwords_that_are_kept_at_the_same_time_are_all_kept(tmp_path: Path, no_ring: None) -> None:
+    names = [f"user{number}" for number in range(64)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: store(tmp_path, ORIGIN, name, Secret(name)), names))
+    assert set(json.loads((tmp_path / "passwords.json").read_text())[ORIGIN]) == set(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["passwords.json"]
+
+
+def test_to_forget_what_is_not_kept_makes_nothing(tmp_path: Path, no_ring: None) -> None:
+    assert forget(tmp_path / "new", ORIGIN, "me") == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # The command. ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import io
 import os
@@ -312,6 +313,45 @@ def test_a_pipe_that_stands_there_is_written_to(filled: Program) -> None:
         assert decode(reader.stdout.read())["_id"] == "new"
     assert pipe.is_fifo()
     assert filled("export", "new", "-o", ".").code in {1, 2}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_device_that_takes_nothing_is_one_line(filled: Program) -> None:
+    result = filled("export", "-o", "/dev/full")
+    assert (result.code, result.error) == (1, "apicas: /dev/full cannot be written: No space left on device")
+
+
+class _FullDisk(io.BytesIO):
+    def write(self, _content: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_directory_for_temporary_files_is_said_to_be_that(
+    filled: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert filled("export", "-o", "all.jsonl").code == 0
+    monkeypatch.setattr("tempfile.TemporaryFile", _FullDisk)
+    for command in (["export", "-o", "again.jsonl"], ["import", "all.jsonl", "--pool", OTHER]):
+        result = filled(*command)
+        assert result.code == 1
+        assert "takes no more: No space left on device; $TMPDIR names another" in result.err
+        assert "Traceback" not in result.err
+    assert not (filled.directory / "again.jsonl").exists()
+
+
+def test_a_pipe_whose_reader_goes_is_one_line(filled: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(filled.directory / "pipe")
+    reader = os.open(filled.directory / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    original = carrying.Carrier.add
+
+    async def add(carrier: carrying.Carrier, documents: Any) -> None:
+        os.close(reader)
+        monkeypatch.undo()
+        await original(carrier, documents)
+
+    monkeypatch.setattr(carrying.Carrier, "add", add)
+    result = filled("export", "-o", "pipe")
+    assert (result.code, result.error) == (1, "apicas: pipe cannot be written: Broken pipe")
 
 
 def test_an_export_under_the_name_of_an_archive_is_refused(filled: Program) -> None:

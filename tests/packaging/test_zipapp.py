@@ -59,6 +59,18 @@ def test_it_does_the_main_job_on_a_server(node: Node, program: list[str], couch:
     node.does_the_main_job(program, address, variables)
 
 
+@pytest.mark.parametrize("name", ["compiled", "portable"])
+def test_older_packages_of_the_node_do_not_come_before_its_own(
+    node: Node, programs: dict[str, Path], name: str
+) -> None:
+    """As in the site-packages of a Python that others work with, too."""
+    for package in ("typing_extensions", "typer", "aiohttp", "anyio", "attr", "msgspec"):
+        (node.directory / "old" / package).mkdir(parents=True)
+        (node.directory / "old" / package / "__init__.py").touch()
+    node.variables["PYTHONPATH"] = str(node.directory / "old")
+    node.does_the_main_job([bare_python(), "-S", str(programs[name])], "sqlite:///pool.db", {})
+
+
 def test_nothing_of_it_is_loaded_from_elsewhere(node: Node, programs: dict[str, Path]) -> None:
     """Each module is one of Python's own, or was in the archive; and the portable one has no compiled part."""
     (node.directory / "work.py").write_text(

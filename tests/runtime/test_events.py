@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -211,6 +212,49 @@ def test_a_disk_that_hangs_holds_up_nobody(
     file._thread.join(10)
     assert not file._thread.is_alive()
     os.close(reader)
+
+
+async def test_a_pipe_that_nobody_reads_holds_up_no_pilot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    events = await observed(5, events=pipe)
+    assert isinstance(events[-1], PilotEnded)
+    said = [record.getMessage() for record in caplog.records if record.name == "apicas.events"]
+    assert len(said) == 2
+    assert "nobody reads this pipe" in said[0]
+    assert f"lacks {len(events)} events" in said[1]
+
+
+def test_a_pipe_that_is_read_later_says_how_much_it_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    file = EventFile(pipe, "me")
+    for number in range(event_file.PORTION):  # so many are not waited with
+        file(Done(time=1.0, pilot="me", token=f"t{number}"))
+    while not file._dropped:
+        time.sleep(0)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    file(Done(time=2.0, pilot="me", token="late"))
+    file.close()
+    lines = [decode(line) for line in os.read(reader, 65536).splitlines()]
+    os.close(reader)
+    assert [line["event"] for line in lines] == ["done", "events_dropped"]
+    assert lines[1]["count"] == event_file.PORTION
+    assert len(caplog.records) == 1
+
+
+def test_a_pipe_whose_reader_has_gone_costs_events_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    file = EventFile(pipe, "me")
+    os.close(reader)
+    file(Done(time=1.0, pilot="me", token="t"))
+    file.close()
+    assert "Broken pipe" in caplog.records[0].getMessage()
+    assert "lacks 1 events" in caplog.records[1].getMessage()
 
 
 def test_a_token_whose_id_is_no_unicode_has_a_line_too(tmp_path: Path) -> None:

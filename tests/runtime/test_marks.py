@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -225,8 +225,8 @@ while True:
 """
 
 
-def test_processes_that_answer_a_signal_with_more_of_them_are_ended_too(tmp_path: Path) -> None:
-    mark = OURS._replace(secret=tmp_path.name)
+def test_processes_that_answer_a_signal_with_more_of_them_are_ended_too() -> None:
+    mark = OURS._replace(secret=secrets.token_hex(8))  # another run of the tests may look at all processes, too
     with subprocess.Popen(
         [sys.executable, "-S", "-c", RESPAWNER],
         env={marks.VARIABLE: str(mark)},

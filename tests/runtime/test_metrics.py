@@ -6,12 +6,14 @@ import asyncio
 import socket
 import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import apicas
-from apicas.metrics import MISSING, Metrics
+from apicas.events import Ended
+from apicas.metrics import ENDINGS, MISSING, Metrics
 
 
 def scrape(address: str) -> dict[str, float]:
@@ -64,3 +66,31 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(apicas.ConfigError, match=r"apicas\[metrics\]") as raised:
         Metrics()
     assert str(raised.value) == MISSING
+
+
+def test_each_metric_is_named_as_prometheus_asks_has_few_series_and_is_documented() -> None:
+    """Names of its conventions, no label that grows with the tokens, and a line in docs/observability.md."""
+    pytest.importorskip("prometheus_client")
+    from prometheus_client import generate_latest
+    from prometheus_client.parser import text_string_to_metric_families
+
+    metrics = Metrics()
+    for number in range(100):
+        for kind in Ended.__subclasses__():
+            metrics(kind(time=1.0, pilot=f"p{number}", token=f"t{number}", began=0.0, seconds=1.0))
+    page = (Path(apicas.__file__).parents[1] / "docs" / "observability.md").read_text()
+    families = [
+        family
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        if not family.name.endswith("_created")
+    ]
+    assert len(families) == 9
+    for family in families:
+        assert family.documentation
+        assert f"`{family.name}{'_total' if family.type == 'counter' else ''}" in page
+        labels = {name for sample in family.samples for name in sample.labels}
+        assert labels <= {"ending", "le"}
+        assert len({sample.labels.get("ending") for sample in family.samples}) <= len(ENDINGS)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+    assert {kind.kind for kind in Ended.__subclasses__()} == set(ENDINGS)

@@ -15,12 +15,13 @@ import apicas
 from apicas._documents import encode
 from apicas._runtime.keeping.leases import Lease, Leases
 from apicas.clients.port import SaveResult, SaveStatus, ViewQuery
+from apicas.events import Event, Lost, TokenEvent
 from apicas.exceptions import AccessDeniedError, LeaseLostError, PoolUnavailableError
 from apicas.iterators import BasicViewIterator
 from apicas.modifiers import BasicTokenModifier, Claim, Owner
 from apicas.testing import Faults, FaultyClient, run_virtual, unix_time, virtual_environment
 from apicas.tokens import Token
-from tests.runtime.acting import TOKENS, FarClient, filled, returns, work
+from tests.runtime.acting import TOKENS, FarClient, acting, filled, returns, work
 from tests.runtime.virtual import LEASE, make_pool, pilot, virtual
 
 
@@ -50,6 +51,45 @@ async def test_a_lost_token_is_stopped_and_counted() -> None:
         await started.wait()
         await client.rival().delete([(await client.fetch("t")).document])
     assert cancelled == ["t"]
+
+
+@virtual
+async def test_a_token_that_another_pilot_took_is_told_as_lost_by_the_first_and_done_by_the_second() -> None:
+    """The first is cut off for longer than its lease; when it comes back its work is stopped, and it says so."""
+    client = make_pool()
+    await client.upload([{"_id": "t"}])
+    events: list[Event] = []
+    started = anyio.Event()
+
+    async def endless(token: Token) -> None:
+        started.set()
+        await anyio.sleep(100 * LEASE)
+
+    async def quick(token: Token) -> str:
+        return "by the second"
+
+    async with anyio.create_task_group() as group:
+
+        async def first() -> None:
+            report = await work(client, endless, max_tokens=1, observers=[events.append])
+            assert (report.lost, report.done) == (1, 0)
+
+        group.start_soon(first)
+        await started.wait()
+        client.faults.away = True
+        rival = BasicViewIterator(client.rival(), BasicTokenModifier(), environment=virtual_environment("two"))
+        async with rival as tokens:
+            report = await acting(tokens, quick).run(max_tokens=1, handle_signals=False)
+        assert report.done == 1
+        client.faults.away = False
+    told = [event for event in events if isinstance(event, TokenEvent)]
+    assert [event.kind for event in told] == ["claimed", "started", "lost"]
+    (lost,) = (event for event in told if isinstance(event, Lost))
+    assert (lost.token, lost.attempt) == ("t", 1)
+    assert lost.began is not None
+    assert lost.seconds > 0
+    document = (await client.fetch("t")).document
+    assert document["output"] == "by the second"
 
 
 @virtual
